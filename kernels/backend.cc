@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public half of every op: shapes, types and ranges, in the words of backend.h. Values inside tensors may lie on a
+// device; backends check those.
+#include "kernels/backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "kernels/arg_check.h"
+#include "kernels/cpu_isa.h"
+
+namespace unfold {
+namespace {
+
+constexpr std::int64_t kAny = ArgCheck::kAny;
+constexpr unsigned kF32 = ArgCheck::kF32;
+constexpr unsigned kInt32 = ArgCheck::kInt32;
+constexpr std::int64_t kMaxIndex = INT32_MAX;
+
+void CheckRope(ArgCheck& check, const RopeTable& rope, std::int64_t head_dim) {
+  check.That(head_dim > 0 && head_dim % 2 == 0, "D", "must be even and above 0");
+  check.Shape("rope.cos", rope.cos, kF32, {kAny, head_dim / 2});
+  check.Shape("rope.sin", rope.sin, kF32, {rope.cos.dims[0], head_dim / 2});
+}
+
+void CheckGroups(ArgCheck& check, std::int64_t heads, std::int64_t kv_heads) {
+  check.That(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "H", "must be a multiple of Hk, both above 0");
+}
+
+// Sequences are whole, chunks do not descend, sinks stand first, levels are known.
+void CheckSequences(ArgCheck& check, const GistPrefillArgs& args, std::int64_t rows) {
+  check.Range("tokens", static_cast<std::int64_t>(args.tokens.size()), rows, rows);
+  check.That(!args.sequence_begin.empty(), "sequence_begin", "is empty");
+  check.Bounds("sequence_begin", args.sequence_begin, static_cast<std::int64_t>(args.sequence_begin.size()) - 1, rows);
+  check.Range("rules.top_level", args.rules.top_level, kRawLevel, kMaxGistLevels - 1);
+  check.Range("rules.previous_chunks", args.rules.previous_chunks, 0, kMaxIndex);
+  for (std::size_t b = 0; check.ok() && b + 1 < args.sequence_begin.size(); ++b) {
+    for (std::int64_t i = args.sequence_begin[b]; i < args.sequence_begin[b + 1] && check.ok(); ++i) {
+      const GistToken& token = args.tokens[i];
+      check.Range("tokens.level", token.level, kRawLevel, args.rules.top_level);
+      if (i == args.sequence_begin[b]) continue;
+      check.That(args.tokens[i - 1].chunk <= token.chunk, "tokens.chunk", "must not descend within a sequence");
+      check.That(args.tokens[i - 1].sink >= token.sink, "tokens.sink", "must be set on the first tokens only");
+    }
+  }
+}
+
+// Segments and gist keys: what GistScore reads. Returns the number of chunks.
+std::int64_t CheckSegments(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim) {
+  check.Shape("context.gist_k", context.gist_k, kF32, {kv_heads, kAny, head_dim});
+  const std::int64_t chunks = check.ok() ? context.gist_k.dims[1] : 0;
+  const auto documents = static_cast<std::int64_t>(context.segment_offset.size());
+  check.Bounds("context.segment_chunk", context.segment_chunk, documents, chunks);
+  return chunks;
+}
+
+// The rest of the context: what SparseAttention reads beside. Returns the number of chunks.
+std::int64_t CheckContext(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim,
+                          bool collapse) {
+  const std::int64_t chunks = CheckSegments(check, context, kv_heads, head_dim);
+  check.Shape("context.gist_v", context.gist_v, kF32, {kv_heads, chunks, head_dim});
+  check.Shape("context.sink_k", context.sink_k, kF32, {kv_heads, kAny, head_dim});
+  const std::int64_t sinks = check.ok() ? context.sink_k.dims[1] : 0;
+  check.Shape("context.sink_v", context.sink_v, kF32, {kv_heads, sinks, head_dim});
+  check.Bounds("context.segment_sink", context.segment_sink, static_cast<std::int64_t>(context.segment_offset.size()),
+               sinks);
+  if (collapse || chunks == 0 || !check.ok()) return chunks;
+
+  check.Range("context.chunk_page", static_cast<std::int64_t>(context.chunk_page.size()), chunks, chunks);
+  check.Range("context.chunk_tokens", static_cast<std::int64_t>(context.chunk_tokens.size()), chunks, chunks);
+  check.Shape("context.page_k", context.page_k, kF32, {kAny, kv_heads, kAny, head_dim});
+  if (!check.ok()) return chunks;
+  const std::int64_t pages = context.page_k.dims[0], page_tokens = context.page_k.dims[2];
+  check.Shape("context.page_v", context.page_v, kF32, {pages, kv_heads, page_tokens, head_dim});
+  for (std::int64_t c = 0; c < chunks && check.ok(); ++c) {
+    check.That(context.chunk_page[c] < pages, "context.chunk_page", "names a page past the last");
+    check.Range("context.chunk_tokens", context.chunk_tokens[c], 0, page_tokens);
+  }
+  return chunks;
+}
+
+// A cache of rows per head, of which at least `used` exist.
+void CheckRows(ArgCheck& check, std::string_view field_k, const Tensor& k, std::string_view field_v, const Tensor& v,
+               std::int64_t kv_heads, std::int64_t head_dim, std::int64_t used) {
+  check.Shape(field_k, k, kF32, {kv_heads, kAny, head_dim});
+  if (!check.ok()) return;
+  check.Shape(field_v, v, kF32, {kv_heads, k.dims[1], head_dim});
+  check.That(k.dims[1] >= used, field_k, "has fewer rows than are used");
+}
+
+}  // namespace
+
+Status Backend::Embed(const EmbedArgs& args) {
+  ArgCheck check("Embed");
+  check.Shape("table", args.table, ArgCheck::kWeight, {kAny, kAny}).Shape("ids", args.ids, kInt32, {kAny});
+  check.Shape("out", args.out, kF32, {args.ids.dims[0], args.table.dims[1]});
+  return check.ok() ? DoEmbed(args) : check.status();
+}
+
+Status Backend::RmsNorm(const RmsNormArgs& args) {
+  ArgCheck check("RmsNorm");
+  check.Shape("x", args.x, kF32, {kAny, kAny});
+  check.Shape("weight", args.weight, ArgCheck::kWeight, {args.x.dims[1]});
+  check.Shape("out", args.out, kF32, {args.x.dims[0], args.x.dims[1]});
+  check.That(args.epsilon >= 0, "epsilon", "must not be negative");
+  return check.ok() ? DoRmsNorm(args) : check.status();
+}
+
+Status Backend::MatMul(const MatMulArgs& args) {
+  ArgCheck check("MatMul");
+  check.Shape("x", args.x, kF32, {kAny, kAny});
+  check.Shape("weight", args.weight, ArgCheck::kWeight, {kAny, args.x.dims[1]});
+  check.Shape("out", args.out, kF32, {args.x.dims[0], args.weight.dims[0]});
+  check.That(args.out.data != args.x.data || args.out.size() == 0, "out", "must not be x");
+  return check.ok() ? DoMatMul(args) : check.status();
+}
+
+Status Backend::Rope(const RopeArgs& args) {
+  ArgCheck check("Rope");
+  check.Shape("x", args.x, kF32, {kAny, kAny, kAny});
+  check.Shape("positions", args.positions, kInt32, {args.x.dims[0]});
+  CheckRope(check, args.rope, args.x.dims[2]);
+  check.Shape("out", args.out, kF32, {args.x.dims[0], args.x.dims[1], args.x.dims[2]});
+  return check.ok() ? DoRope(args) : check.status();
+}
+
+Status Backend::SwiGlu(const SwiGluArgs& args) {
+  ArgCheck check("SwiGlu");
+  check.Shape("gate", args.gate, kF32, {kAny, kAny});
+  check.Shape("up", args.up, kF32, {args.gate.dims[0], args.gate.dims[1]});
+  check.Shape("out", args.out, kF32, {args.gate.dims[0], args.gate.dims[1]});
+  return check.ok() ? DoSwiGlu(args) : check.status();
+}
+
+Status Backend::GistPrefill(const GistPrefillArgs& args) {
+  ArgCheck check("GistPrefill");
+  check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("k", args.k, kF32, {args.q.dims[0], kAny, args.q.dims[2]});
+  check.Shape("v", args.v, kF32, {args.k.dims[0], args.k.dims[1], args.k.dims[2]});
+  check.Shape("out", args.out, kF32, {args.q.dims[0], args.q.dims[1], args.q.dims[2]});
+  CheckGroups(check, args.q.dims[1], args.k.dims[1]);
+  check.That(args.q.dims[2] > 0, "D", "must be above 0");
+  CheckSequences(check, args, args.q.dims[0]);
+  return check.ok() ? DoGistPrefill(args) : check.status();
+}
+
+Status Backend::Unfold(const UnfoldArgs& args) {
+  ArgCheck check("Unfold");
+  check.Shape("k", args.k, ArgCheck::kStoredKv, {kAny, kAny, kAny});
+  const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
+  check.Shape("v", args.v, ArgCheck::kStoredKv, {rows, kv_heads, head_dim});
+  check.Shape("positions", args.positions, kInt32, {rows});
+  CheckRope(check, args.rope, head_dim);
+  check.Shape("out_k", args.out_k, kF32, {kv_heads, kAny, head_dim});
+  check.Shape("out_v", args.out_v, kF32, {kv_heads, args.out_k.dims[1], head_dim});
+  if (check.ok()) check.Range("row_begin", args.row_begin, 0, args.out_k.dims[1] - rows);
+  return check.ok() ? DoUnfold(args) : check.status();
+}
+
+Status Backend::GistScore(const GistScoreArgs& args) {
+  ArgCheck check("GistScore");
+  check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
+  const auto [rows, heads, head_dim, unused] = args.q.dims;
+  CheckRope(check, args.rope, head_dim);
+  check.That(args.context != nullptr, "context", "is missing");
+  if (!check.ok()) return check.status();
+  CheckGroups(check, heads, args.context->gist_k.dims[0]);
+  const std::int64_t chunks = CheckSegments(check, *args.context, args.context->gist_k.dims[0], head_dim);
+  check.Shape("scores", args.scores, kF32, {rows, heads, chunks});
+  return check.ok() ? DoGistScore(args) : check.status();
+}
+
+Status Backend::SelectChunks(const SelectChunksArgs& args) {
+  ArgCheck check("SelectChunks");
+  check.Shape("scores", args.scores, kF32, {kAny, kAny, kAny});
+  const auto [rows, heads, chunks, unused] = args.scores.dims;
+  CheckGroups(check, heads, args.kv_heads);
+  check.Shape("chosen", args.chosen, kInt32, {rows, args.kv_heads, chunks});
+  check.Shape("counts", args.counts, kInt32, {rows, args.kv_heads});
+  check.That(args.top_p >= 0 && args.top_p <= 1, "top_p", "must be from 0 to 1");
+  if (args.top_p == 0) check.Range("top_k", args.top_k, 1, INT64_MAX);
+  check.That(args.scale > 0, "scale", "must be above 0");
+  return check.ok() ? DoSelectChunks(args) : check.status();
+}
+
+Status Backend::SparseAttention(const SparseAttentionArgs& args) {
+  ArgCheck check("SparseAttention");
+  check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
+  const auto [rows, heads, head_dim, unused] = args.q.dims;
+  CheckRope(check, args.rope, head_dim);
+  check.That(args.scale > 0, "scale", "must be above 0");
+  check.Range("prefix_tokens", args.prefix_tokens, 0, kMaxIndex).Range("tail_begin", args.tail_begin, 0, kMaxIndex);
+  const std::int64_t kv_heads = args.tail_k.dims[0];
+  CheckRows(check, "tail_k", args.tail_k, "tail_v", args.tail_v, kv_heads, head_dim, args.tail_begin + rows);
+  CheckGroups(check, heads, kv_heads);
+  if (args.prefix_tokens > 0) {
+    CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv_heads, head_dim, args.prefix_tokens);
+  }
+  const bool with_documents = args.context != nullptr;
+  const std::int64_t chunks =
+      with_documents ? CheckContext(check, *args.context, kv_heads, head_dim, args.collapse) : 0;
+  if (chunks > 0 && !args.collapse) {
+    check.Shape("chosen", args.chosen, kInt32, {rows, kv_heads, chunks});
+    check.Shape("counts", args.counts, kInt32, {rows, kv_heads});
+  }
+  if (!args.chunk_mass.empty()) {
+    check.That(!args.collapse, "chunk_mass", "cannot be had with collapse");
+    check.Range("chunk_mass", static_cast<std::int64_t>(args.chunk_mass.size()), chunks, chunks);
+    check.Range("mass_from", args.mass_from, 0, kMaxIndex);
+  }
+  check.Shape("out", args.out, kF32, {rows, heads, head_dim});
+  return check.ok() ? DoSparseAttention(args) : check.status();
+}
+
+Status Backend::RouteScore(const RouteScoreArgs& args) {
+  ArgCheck check("RouteScore");
+  check.Shape("q", args.q, kF32, {kAny, kAny});
+  check.Shape("keys", args.keys, ArgCheck::kStoredKv, {kAny, args.q.dims[1]});
+  check.That(!args.unit_begin.empty(), "unit_begin", "is empty");
+  const std::int64_t rows = args.q.dims[0], units = static_cast<std::int64_t>(args.unit_begin.size()) - 1;
+  check.Bounds("unit_begin", args.unit_begin, units, args.keys.dims[0]);
+  check.Shape("best", args.best, kF32, {rows, units});
+  check.Range("sum", static_cast<std::int64_t>(args.sum.size()), rows, rows);
+  check.Range("sum_squares", static_cast<std::int64_t>(args.sum_squares.size()), rows, rows);
+  return check.ok() ? DoRouteScore(args) : check.status();
+}
+
+Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads) {
+  const char* forced = std::getenv("UNFOLD_BACKEND");
+  if (forced != nullptr && *forced != '\0') name = forced;
+  if (name == "ref") return MakeRefBackend();
+  if (name != "cpu") {
+    return Status::InvalidArgument("backend '" + std::string(name) + "' is not in this build; it has: ref, cpu");
+  }
+  if (threads < 0) return Status::InvalidArgument("threads is " + std::to_string(threads) + ", expected 0 or more");
+  UNFOLD_TRY_ASSIGN(const SimdKernels* kernels, ChooseCpuKernels());
+  return MakeCpuBackendWith(*kernels, threads);
+}
+
+}  // namespace unfold

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backend: the seam between the model and the machine. Eleven model-shaped operations, each with one Args struct
+// that states shapes (letters: tensor.h), types and units. The public method checks them, the private virtual works,
+// so comment and check stand side by side.
+//
+// Laws, held by the op suite (tests/unit/op_suite_test.cc) for every backend against `ref`:
+//   - the same call twice gives the same bits; ties go to the lower index;
+//   - a row's result depends on that row alone, never on the batch it ran in. Stored KV equals fresh KV bit for bit;
+//   - |result - ref| stays within the bound stated at the op: c * eps * the norms of what was summed (eps = 2^-23).
+//
+// Thread-compatible: one thread at a time; a backend spreads the work over its own pool.
+#ifndef UNFOLD_KERNELS_BACKEND_H_
+#define UNFOLD_KERNELS_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/gist_mask.h"
+#include "kernels/tensor.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// Rotary tables: row p holds cos and sin of p * inv_freq[i]. A head's dims i and i + D/2 turn together (GPT-NeoX form).
+struct RopeTable {
+  Tensor cos;  // f32 [positions, D/2]
+  Tensor sin;  // f32 [positions, D/2]
+};
+
+struct EmbedArgs {  // out[t] = table[ids[t]], widened to f32
+  Tensor table;     // f32|f16|bf16 [V, M]
+  Tensor ids;       // i32 [T], each in [0, V)
+  Tensor out;       // f32 [T, M]
+};
+
+struct RmsNormArgs {  // out = x / sqrt(mean(x^2) + epsilon) * weight. Rows of any rank-2 view; out may be x.
+                      // Bound: (M / 2 + 8) * eps * |out|
+  Tensor x;           // f32 [T, M]
+  Tensor weight;      // f32|f16|bf16 [M]
+  float epsilon = 0;
+  Tensor out;  // f32 [T, M]
+};
+
+struct MatMulArgs {  // out = x * weight^T (+ out when accumulate).
+                     // Bound: (K + 2) * eps * |x row| * |weight row| (+ eps * |out before|)
+  Tensor x;          // f32 [T, K]
+  Tensor weight;     // f32|f16|bf16 [N, K], rows contiguous as in the checkpoint
+  bool accumulate = false;
+  Tensor out;  // f32 [T, N]
+};
+
+struct RopeArgs {    // out[t, h] = x[t, h] rotated to positions[t]; out may be x.
+                     // Bound: 2 * eps * the sum of both magnitudes of the pair
+  Tensor x;          // f32 [T, H, D]
+  Tensor positions;  // i32 [T], each in [0, table positions)
+  RopeTable rope;
+  Tensor out;  // f32 [T, H, D]
+};
+
+struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps * |out| + 2^-121 * |up|, the last since
+                     // exp(-gate) leaves the range of f32 below a gate of -88.7
+  Tensor gate;       // f32 [T, F]
+  Tensor up;         // f32 [T, F]
+  Tensor out;        // f32 [T, F]
+};
+
+// Attention of documents encoded apart, packed into one batch, under the gist mask (method.md section 3). A sequence
+// whose rules have no gist level is plain causal. Reads only visible keys. Logits are scaled by 1 / sqrt(D).
+// Bound: as SparseAttention, with keys = the rows that a row may see.
+struct GistPrefillArgs {
+  Tensor q;  // f32 [T, H, D], rotated
+  Tensor k;  // f32 [T, Hk, D], rotated
+  Tensor v;  // f32 [T, Hk, D]
+  // Host memory, T entries and B + 1 entries: sequence b is rows [sequence_begin[b], sequence_begin[b+1]).
+  std::span<const GistToken> tokens;
+  std::span<const std::int64_t> sequence_begin;
+  MaskRules rules;
+  Tensor out;  // f32 [T, H, D]
+};
+
+// Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens to f32, and writes rows
+// [row_begin, row_begin + T) of every head. Unfolds raw chunks into pages, loads gists and sinks, appends the tail.
+struct UnfoldArgs {
+  Tensor k;          // f32|bf16 [T, Hk, D], not rotated
+  Tensor v;          // f32|bf16 [T, Hk, D]
+  Tensor positions;  // i32 [T]
+  RopeTable rope;
+  std::int64_t row_begin = 0;
+  Tensor out_k;  // f32 [Hk, rows, D]
+  Tensor out_v;  // f32 [Hk, rows, D]
+};
+
+// The compressed context of a query at one layer: m documents, each encoded alone, keys rotated to positions inside
+// their own document. A query at global position p scores document j rotated to p - segment_offset[j], so a document's
+// keys are valid wherever it is placed (design.md section 6).
+struct ContextView {
+  // Host memory. m entries, then m + 1 entries each.
+  std::span<const std::int32_t> segment_offset;  // global position of each document's first token
+  std::span<const std::int32_t> segment_chunk;   // chunks of document j: [segment_chunk[j], segment_chunk[j+1])
+  std::span<const std::int32_t> segment_sink;    // sink rows of document j, likewise
+  Tensor sink_k;                                 // f32 [Hk, sinks, D]   always visible
+  Tensor sink_v;                                 // f32 [Hk, sinks, D]
+  Tensor gist_k;                                 // f32 [Hk, C, D]       one level-0 gist per chunk, in chunk order
+  Tensor gist_v;                                 // f32 [Hk, C, D]
+  // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. Host memory, C entries each;
+  // chunk_page[c] < 0 means not unfolded, and choosing such a chunk is an error.
+  std::span<const std::int32_t> chunk_page;
+  std::span<const std::int32_t> chunk_tokens;
+  Tensor page_k;  // f32 [P, Hk, L_max, D]
+  Tensor page_v;  // f32 [P, Hk, L_max, D]
+};
+
+struct GistScoreArgs {  // scores[t, h, c] = <q[t, h] rotated, gist_k[h / G, c]>, no scaling (method.md 4.1).
+                        // Bound: (D + 6) * eps * |q| * |gist_k|
+  Tensor q;             // f32 [T, H, D], not rotated
+  Tensor positions;     // i32 [T], global
+  RopeTable rope;
+  const ContextView* context = nullptr;  // segments and gist_k are read
+  Tensor scores;                         // f32 [T, H, C]
+};
+
+// Per head the best chunks, then the union over the G heads of a group (method.md 4.2 and 4.3).
+struct SelectChunksArgs {
+  Tensor scores;              // f32 [T, H, C]
+  std::int64_t kv_heads = 0;  // Hk
+  std::int64_t top_k = 0;     // chunks per head; used when top_p is 0
+  float top_p = 0;            // > 0: smallest set whose softmax(scale * score) mass reaches top_p, best first
+  float scale = 1;            // 1 / sqrt(D), for top_p
+  Tensor chosen;              // i32 [T, Hk, C], ascending chunk numbers, the first counts[t, hk] are set
+  Tensor counts;              // i32 [T, Hk]
+};
+
+// Attention of query rows over prefix, sinks, chosen chunks (gist and raw tokens) and the tail (method.md 4.5).
+// With `collapse` (layer 0): over prefix, sinks, all gists and the tail; gists share one value per head, so only the
+// log-sum-exp of their logits is needed and no raw token is read.
+// Bound: (2 * keys + D + 8) * eps * (1 + scale * |q| * max |k|) * max |v|
+struct SparseAttentionArgs {
+  Tensor q;          // f32 [T, H, D], not rotated
+  Tensor positions;  // i32 [T], global
+  RopeTable rope;
+  float scale = 1;  // 1 / sqrt(D)
+  Tensor prefix_k;  // f32 [Hk, rows >= prefix_tokens, D], rotated; always visible
+  Tensor prefix_v;  // f32 [Hk, rows, D]
+  std::int64_t prefix_tokens = 0;
+  const ContextView* context = nullptr;  // nullptr: no documents
+  bool collapse = false;
+  Tensor chosen;                // i32 [T, Hk, C]; unused when collapse or no chunks
+  Tensor counts;                // i32 [T, Hk]
+  Tensor tail_k;                // f32 [Hk, rows, D], rotated; query row t sees tail rows [0, tail_begin + t]
+  Tensor tail_v;                // f32 [Hk, rows, D]
+  std::int64_t tail_begin = 0;  // tail row of query row 0
+  // Optional (empty span: off), host memory, C entries: += attention mass on each chunk (gist and raw tokens), summed
+  // over all heads of query rows >= mass_from. For citations; not with collapse.
+  std::span<double> chunk_mass;
+  std::int64_t mass_from = 0;
+  Tensor out;  // f32 [T, H, D]
+};
+
+// One routing head against the collection's un-rotated gist keys (method.md section 7).
+// best[t, p] = max over chunks c of unit p of <q[t], keys[c]>, -infinity for a unit without chunks.
+// Bound: (D + 2) * eps * |q| * |key|
+struct RouteScoreArgs {
+  Tensor q;                                  // f32 [T, D], not rotated
+  Tensor keys;                               // f32|bf16 [C, D], not rotated
+  std::span<const std::int64_t> unit_begin;  // host memory; unit p is rows [unit_begin[p], unit_begin[p+1]); 0 .. C
+  Tensor best;                               // f32 [T, units]
+  // Sums over all chunks per query row, for the standardised score. Overwritten.
+  std::span<double> sum;          // T entries
+  std::span<double> sum_squares;  // T entries
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;
+
+  // Device memory, not initialised. ResourceExhausted with what was asked.
+  virtual Result<Buffer> Allocate(std::size_t bytes) = 0;
+  // Host to device and back; complete on return.
+  virtual Status Upload(const Tensor& device, const void* host) = 0;
+  virtual Status Download(void* host, const Tensor& device) = 0;
+  // A device tensor for weights that lie in host memory (a mapped file). Host backends return the view itself: weights
+  // are not copied. The host memory must outlive the tensor's use.
+  virtual Result<Tensor> ImportWeights(const Tensor& host) = 0;
+
+  Status Embed(const EmbedArgs& args);
+  Status RmsNorm(const RmsNormArgs& args);
+  Status MatMul(const MatMulArgs& args);
+  Status Rope(const RopeArgs& args);
+  Status SwiGlu(const SwiGluArgs& args);
+  Status GistPrefill(const GistPrefillArgs& args);
+  Status Unfold(const UnfoldArgs& args);
+  Status GistScore(const GistScoreArgs& args);
+  Status SelectChunks(const SelectChunksArgs& args);
+  Status SparseAttention(const SparseAttentionArgs& args);
+  Status RouteScore(const RouteScoreArgs& args);
+
+ private:
+  virtual Status DoEmbed(const EmbedArgs& args) = 0;
+  virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;
+  virtual Status DoMatMul(const MatMulArgs& args) = 0;
+  virtual Status DoRope(const RopeArgs& args) = 0;
+  virtual Status DoSwiGlu(const SwiGluArgs& args) = 0;
+  virtual Status DoGistPrefill(const GistPrefillArgs& args) = 0;
+  virtual Status DoUnfold(const UnfoldArgs& args) = 0;
+  virtual Status DoGistScore(const GistScoreArgs& args) = 0;
+  virtual Status DoSelectChunks(const SelectChunksArgs& args) = 0;
+  virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
+  virtual Status DoRouteScore(const RouteScoreArgs& args) = 0;
+};
+
+// "ref" (scalar, double accumulation) or "cpu" (SIMD, `threads` workers; 0: one per core). InvalidArgument for a name
+// this build does not have. UNFOLD_BACKEND in the environment, when set, overrides `name`.
+Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads);
+
+// The two implementations; each in its own file.
+std::unique_ptr<Backend> MakeRefBackend();
+std::unique_ptr<Backend> MakeCpuBackend(int threads);
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_BACKEND_H_

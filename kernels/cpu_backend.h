@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// CpuBackend: the ops on host memory with SIMD row kernels (cpu_simd.h) and a thread pool. Every output row is made by
+// one thread from its own inputs in a fixed order, so threads, tiles and batches never show in the bits.
+//
+// Thread-compatible: one call at a time.
+#ifndef UNFOLD_KERNELS_CPU_BACKEND_H_
+#define UNFOLD_KERNELS_CPU_BACKEND_H_
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "kernels/cpu_simd.h"
+#include "kernels/host_backend.h"
+
+namespace unfold {
+
+// Keys that see the query at one position, since they lie in one document (or, by global positions, outside of all).
+struct CpuKeySpan {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t position = 0;  // of the query
+};
+
+// Working memory of one task. Vectors only grow, so a steady decode loop allocates nothing.
+struct CpuScratch {
+  std::vector<float> query;              // G rotated query heads
+  std::vector<float> logits;             // G rows of logits, then softmax terms
+  std::vector<const float*> heads;       // the G query rows
+  std::vector<const void*> keys;         // key rows in the order of the sum
+  std::vector<const float*> values;      // value rows, likewise
+  std::vector<CpuKeySpan> spans;         // of keys
+  std::vector<std::int64_t> chunk_ends;  // per chosen chunk: end of its keys
+  std::vector<float> sums;               // of each head's softmax terms
+  std::vector<std::int64_t> visible;     // rows that a row may see
+  std::vector<std::uint64_t> ranking;    // scores as sortable integers
+  std::vector<double> mass;              // softmax terms, best first
+  std::vector<std::uint8_t> chosen;      // flags per chunk
+};
+
+// Thread-safe. Lends scratch to tasks; there are never more pieces than threads.
+class CpuScratchPool {
+ public:
+  // Returns on destruction.
+  class Lease {
+   public:
+    explicit Lease(CpuScratchPool& pool) : pool_(pool), scratch_(pool.Take()) {}
+    ~Lease() { pool_.Return(std::move(scratch_)); }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    CpuScratch* operator->() { return scratch_.get(); }
+    CpuScratch& operator*() { return *scratch_; }
+
+   private:
+    CpuScratchPool& pool_;
+    std::unique_ptr<CpuScratch> scratch_;
+  };
+
+ private:
+  std::unique_ptr<CpuScratch> Take();
+  void Return(std::unique_ptr<CpuScratch> scratch);
+
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<CpuScratch>> free_;
+};
+
+class CpuBackend final : public HostBackend {
+ public:
+  CpuBackend(const SimdKernels& kernels, int threads) : simd_(kernels), pool_(threads) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string_view isa_name() const { return simd_.name; }
+
+ private:
+  Status DoEmbed(const EmbedArgs& args) override;
+  Status DoRmsNorm(const RmsNormArgs& args) override;
+  Status DoMatMul(const MatMulArgs& args) override;
+  Status DoRope(const RopeArgs& args) override;
+  Status DoSwiGlu(const SwiGluArgs& args) override;
+  Status DoGistPrefill(const GistPrefillArgs& args) override;
+  Status DoUnfold(const UnfoldArgs& args) override;
+  Status DoGistScore(const GistScoreArgs& args) override;
+  Status DoSelectChunks(const SelectChunksArgs& args) override;
+  Status DoSparseAttention(const SparseAttentionArgs& args) override;
+  Status DoRouteScore(const RouteScoreArgs& args) override;
+
+  // Splits [0, count) over the pool; `item_work` is roughly the multiply-adds, or bytes, of one item. Small work stays
+  // on the calling thread, since waking another costs more.
+  template <typename Body>
+  void Split(std::int64_t count, std::int64_t item_work, const Body& body) {
+    const std::int64_t total = count * (item_work + 1);
+    const std::int64_t grain = total < kSmallWork ? count : GrainFor(count, item_work);
+    pool_.ParallelFor(count, grain, std::cref(body));  // by reference: no allocation
+  }
+  std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
+
+  // Turns `group` rows of scratch.logits, num_keys each, into softmax terms; their sums go to scratch.sums.
+  void SoftmaxTerms(CpuScratch& scratch, std::int64_t group, std::int64_t num_keys, float scale);
+  // out = terms * scratch.values / sums, for `group` heads of head_dim floats. Rows of terms are `stride` apart.
+  void SumValues(const CpuScratch& scratch, std::int64_t group, std::int64_t stride, std::int64_t head_dim, float* out);
+  void PrefillRow(const GistPrefillArgs& args, std::int64_t row, CpuScratch& scratch);
+  // `mass`, when not null, gets the attention mass of each chosen chunk.
+  void SparseRow(const SparseAttentionArgs& args, std::int64_t row, std::int64_t kv_head, double* mass,
+                 CpuScratch& scratch);
+  // The G query heads of (row, kv_head), turned to `position`, into scratch.query and scratch.heads.
+  void RotateHeads(const Tensor& q, const RopeTable& rope, std::int64_t row, std::int64_t kv_head, std::int64_t group,
+                   std::int64_t position, CpuScratch& scratch);
+
+  static constexpr std::int64_t kSmallWork = 1 << 17;
+
+  const SimdKernels& simd_;
+  ThreadPool pool_;
+  CpuScratchPool scratch_;
+  std::vector<double> list_mass_;         // SparseAttention: mass per chosen chunk of each row and key/value head
+  std::vector<std::int64_t> list_begin_;  // where each row's and key/value head's entries begin in it
+  std::vector<std::int64_t> gist_rows_;   // GistPrefill: rows of gists, sequence by sequence
+  std::vector<std::int64_t> gist_begin_;  // where each sequence's rows begin in it
+  std::vector<double> unit_sums_;         // RouteScore: sums and sums of squares per row and unit
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CPU_BACKEND_H_

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+// RefBackend: each op as its formula, scalar, in double, rounded once at the end. Slow on purpose and never optimised:
+// every other backend is held to it.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "base/float16.h"
+#include "kernels/host_backend.h"
+
+namespace unfold {
+namespace {
+
+using Index = std::int64_t;
+
+// Element i of a weight, activation or stored KV, widened.
+double At(const Tensor& tensor, Index i) {
+  switch (tensor.dtype) {
+    case DType::kF32: return tensor.as<float>()[i];
+    case DType::kF16: return F16ToF32(tensor.as<std::uint16_t>()[i]);
+    case DType::kBF16: return BF16ToF32(tensor.as<std::uint16_t>()[i]);
+    case DType::kInt8: return tensor.as<std::int8_t>()[i];
+    case DType::kInt32: return tensor.as<std::int32_t>()[i];
+  }
+  return 0;
+}
+
+// Row `row` of D elements, turned to `position`.
+std::vector<double> Rotated(const Tensor& x, Index row, Index head_dim, const RopeTable& rope, Index position) {
+  const Index half = head_dim / 2;
+  std::vector<double> turned(static_cast<std::size_t>(head_dim));
+  for (Index i = 0; i < half; ++i) {
+    const double c = At(rope.cos, position * half + i), s = At(rope.sin, position * half + i);
+    const double a = At(x, row * head_dim + i), b = At(x, row * head_dim + half + i);
+    turned[i] = a * c - b * s;
+    turned[half + i] = b * c + a * s;
+  }
+  return turned;
+}
+
+double Dot(const std::vector<double>& q, const Tensor& keys, Index row) {
+  double sum = 0;
+  const auto d = static_cast<Index>(q.size());
+  for (Index i = 0; i < d; ++i) sum += q[i] * At(keys, row * d + i);
+  return sum;
+}
+
+// One query head's attention: logits and values are collected, then weighed by softmax.
+struct Attention {
+  std::vector<double> logits;
+  std::vector<const float*> values;  // each D elements
+  std::vector<Index> chunks;         // the chunk a key belongs to, -1: none
+
+  void Add(double logit, const Tensor& v, Index row, Index head_dim, Index chunk = -1) {
+    logits.push_back(logit);
+    values.push_back(v.as<float>() + row * head_dim);
+    chunks.push_back(chunk);
+  }
+
+  // Returns the weights.
+  std::vector<double> Finish(Index head_dim, float* out) const {
+    const double largest = *std::max_element(logits.begin(), logits.end());
+    std::vector<double> weights;
+    for (double logit : logits) weights.push_back(std::exp(logit - largest));
+    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+    for (double& weight : weights) weight /= total;
+    for (Index e = 0; e < head_dim; ++e) {
+      double sum = 0;
+      for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * values[j][e];
+      out[e] = static_cast<float>(sum);
+    }
+    return weights;
+  }
+};
+
+class RefBackend final : public HostBackend {
+ public:
+  std::string_view name() const override { return "ref"; }
+
+ private:
+  Status DoEmbed(const EmbedArgs& args) override {
+    UNFOLD_TRY(CheckIndices("Embed", "ids", args.ids, args.table.dims[0]));
+    const Index width = args.table.dims[1];
+    for (Index t = 0; t < args.ids.dims[0]; ++t) {
+      const Index id = args.ids.as<std::int32_t>()[t];
+      for (Index i = 0; i < width; ++i) {
+        args.out.as<float>()[t * width + i] = static_cast<float>(At(args.table, id * width + i));
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status DoRmsNorm(const RmsNormArgs& args) override {
+    const Index width = args.x.dims[1];
+    for (Index t = 0; t < args.x.dims[0]; ++t) {
+      double squares = 0;
+      for (Index i = 0; i < width; ++i) squares += At(args.x, t * width + i) * At(args.x, t * width + i);
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + args.epsilon);
+      for (Index i = 0; i < width; ++i) {
+        args.out.as<float>()[t * width + i] =
+            static_cast<float>(At(args.x, t * width + i) * scale * At(args.weight, i));
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status DoMatMul(const MatMulArgs& args) override {
+    const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
+    for (Index t = 0; t < rows; ++t) {
+      for (Index n = 0; n < columns; ++n) {
+        float& out = args.out.as<float>()[t * columns + n];
+        double sum = args.accumulate ? out : 0.0;
+        for (Index k = 0; k < inner; ++k) sum += At(args.x, t * inner + k) * At(args.weight, n * inner + k);
+        out = static_cast<float>(sum);
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status DoRope(const RopeArgs& args) override {
+    UNFOLD_TRY(CheckIndices("Rope", "positions", args.positions, args.rope.cos.dims[0]));
+    const Index heads = args.x.dims[1], head_dim = args.x.dims[2];
+    for (Index row = 0; row < args.x.dims[0] * heads; ++row) {
+      const Index position = args.positions.as<std::int32_t>()[row / heads];
+      const std::vector<double> turned = Rotated(args.x, row, head_dim, args.rope, position);
+      for (Index i = 0; i < head_dim; ++i) args.out.as<float>()[row * head_dim + i] = static_cast<float>(turned[i]);
+    }
+    return Status::Ok();
+  }
+
+  Status DoSwiGlu(const SwiGluArgs& args) override {
+    for (Index i = 0; i < args.gate.size(); ++i) {
+      const double gate = At(args.gate, i);
+      args.out.as<float>()[i] = static_cast<float>(gate / (1 + std::exp(-gate)) * At(args.up, i));
+    }
+    return Status::Ok();
+  }
+
+  Status DoGistPrefill(const GistPrefillArgs& args) override {
+    const Index heads = args.q.dims[1], kv_heads = args.k.dims[1], head_dim = args.q.dims[2];
+    for (std::size_t b = 0; b + 1 < args.sequence_begin.size(); ++b) {
+      const Index begin = args.sequence_begin[b], end = args.sequence_begin[b + 1];
+      for (Index i = begin; i < end; ++i) {
+        for (Index h = 0; h < heads; ++h) {
+          PrefillHead(args, begin, i, (i * heads + h) * head_dim, h / (heads / kv_heads), kv_heads, head_dim);
+        }
+      }
+    }
+    return Status::Ok();
+  }
+
+  static void PrefillHead(const GistPrefillArgs& args, Index begin, Index i, Index q_at, Index kv_head, Index kv_heads,
+                          Index head_dim) {
+    const float* q = args.q.as<float>() + q_at;
+    const std::vector<double> query(q, q + head_dim);
+    Attention attention;
+    for (Index j = begin; j <= i; ++j) {
+      if (!MaySee(args.rules, i - begin, j - begin, args.tokens[i], args.tokens[j])) continue;
+      const Index row = j * kv_heads + kv_head;
+      attention.Add(Dot(query, args.k, row) / std::sqrt(static_cast<double>(head_dim)), args.v, row, head_dim);
+    }
+    attention.Finish(head_dim, args.out.as<float>() + q_at);
+  }
+
+  Status DoUnfold(const UnfoldArgs& args) override {
+    UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
+    const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], out_rows = args.out_k.dims[1];
+    for (Index row = 0; row < args.k.dims[0] * kv_heads; ++row) {
+      const Index t = row / kv_heads, head = row % kv_heads;
+      const Index out_at = (head * out_rows + args.row_begin + t) * head_dim;
+      const std::vector<double> key = Rotated(args.k, row, head_dim, args.rope, args.positions.as<std::int32_t>()[t]);
+      for (Index i = 0; i < head_dim; ++i) {
+        args.out_k.as<float>()[out_at + i] = static_cast<float>(key[i]);
+        args.out_v.as<float>()[out_at + i] = static_cast<float>(At(args.v, row * head_dim + i));
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status DoGistScore(const GistScoreArgs& args) override {
+    UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+    const ContextView& context = *args.context;
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
+    const Index kv_heads = context.gist_k.dims[0], chunks = context.gist_k.dims[1];
+    for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
+      const Index kv_head = row % heads / (heads / kv_heads);
+      for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
+        const Index position = args.positions.as<std::int32_t>()[row / heads] - context.segment_offset[j];
+        const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
+        for (Index c = context.segment_chunk[j]; c < context.segment_chunk[j + 1]; ++c) {
+          const double score = Dot(query, context.gist_k, kv_head * chunks + c);
+          args.scores.as<float>()[row * chunks + c] = static_cast<float>(score);
+        }
+      }
+    }
+    return Status::Ok();
+  }
+
+  // The chunks that one head keeps, best first.
+  static std::vector<Index> Best(const float* scores, Index chunks, const SelectChunksArgs& args) {
+    std::vector<Index> order(static_cast<std::size_t>(chunks));
+    std::iota(order.begin(), order.end(), 0);
+    const auto rank = [scores](Index c) {
+      return std::isnan(scores[c]) ? -std::numeric_limits<float>::infinity() : scores[c];
+    };
+    std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return rank(a) > rank(b); });
+    Index kept = std::min(args.top_k, chunks);
+    if (args.top_p > 0) {
+      std::vector<double> mass;
+      for (Index c : order) mass.push_back(std::exp(args.scale * (double{rank(c)} - rank(order[0]))));
+      const double wanted = args.top_p * std::accumulate(mass.begin(), mass.end(), 0.0);
+      double reached = 0;
+      for (kept = 0; kept < chunks && (kept == 0 || reached < wanted); ++kept) reached += mass[kept];
+    }
+    order.resize(static_cast<std::size_t>(kept));
+    return order;
+  }
+
+  Status DoSelectChunks(const SelectChunksArgs& args) override {
+    const Index heads = args.scores.dims[1], chunks = args.scores.dims[2], group = heads / args.kv_heads;
+    for (Index list = 0; list < args.scores.dims[0] * args.kv_heads; ++list) {
+      std::vector<bool> chosen(static_cast<std::size_t>(chunks));
+      for (Index row = list * group; row < (list + 1) * group; ++row) {
+        for (Index c : Best(args.scores.as<float>() + row * chunks, chunks, args)) chosen[c] = true;
+      }
+      std::int32_t& count = args.counts.as<std::int32_t>()[list];
+      count = 0;
+      for (Index c = 0; c < chunks; ++c) {
+        if (chosen[c]) args.chosen.as<std::int32_t>()[list * chunks + count++] = static_cast<std::int32_t>(c);
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status DoSparseAttention(const SparseAttentionArgs& args) override {
+    UNFOLD_TRY(CheckQueryPositions("SparseAttention", args.positions, args.rope, args.context));
+    const bool choose = args.context != nullptr && !args.collapse && args.context->gist_k.dims[1] > 0;
+    if (choose) UNFOLD_TRY(CheckChosen(args));
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
+    for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
+      Attention attention;
+      AddOwn(args, row, args.prefix_k, args.prefix_v, args.prefix_tokens, &attention);
+      if (args.context != nullptr) AddDocuments(args, row, choose, &attention);
+      AddOwn(args, row, args.tail_k, args.tail_v, args.tail_begin + row / heads + 1, &attention);
+      const std::vector<double> weights = attention.Finish(head_dim, args.out.as<float>() + row * head_dim);
+      if (args.chunk_mass.empty() || row / heads < args.mass_from) continue;
+      for (std::size_t j = 0; j < weights.size(); ++j) {
+        if (attention.chunks[j] >= 0) args.chunk_mass[attention.chunks[j]] += weights[j];
+      }
+    }
+    return Status::Ok();
+  }
+
+  // Keys at global positions: the first `count` rows.
+  static void AddOwn(const SparseAttentionArgs& args, Index row, const Tensor& k, const Tensor& v, Index count,
+                     Attention* attention) {
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_head = row % heads * args.tail_k.dims[0] / heads;
+    const Index position = args.positions.as<std::int32_t>()[row / heads];
+    const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
+    for (Index key = kv_head * k.dims[1]; key < kv_head * k.dims[1] + count; ++key) {
+      attention->Add(args.scale * Dot(query, k, key), v, key, head_dim);
+    }
+  }
+
+  // Sinks, and gists with the raw tokens of chosen chunks or, collapsed, all gists.
+  static void AddDocuments(const SparseAttentionArgs& args, Index row, bool choose, Attention* attention) {
+    const ContextView& context = *args.context;
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0];
+    const Index kv_head = row % heads * kv_heads / heads, list = row / heads * kv_heads + kv_head;
+    const Index chunks = context.gist_k.dims[1], sinks = context.sink_k.dims[1];
+    std::vector<bool> chosen(static_cast<std::size_t>(chunks), args.collapse);
+    for (Index i = 0; choose && i < args.counts.as<std::int32_t>()[list]; ++i) {
+      chosen[args.chosen.as<std::int32_t>()[list * chunks + i]] = true;
+    }
+    for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
+      const Index position = args.positions.as<std::int32_t>()[row / heads] - context.segment_offset[j];
+      const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
+      const auto add = [&](const Tensor& k, const Tensor& v, Index key, Index chunk) {
+        attention->Add(args.scale * Dot(query, k, key), v, key, head_dim, chunk);
+      };
+      for (Index s = context.segment_sink[j]; s < context.segment_sink[j + 1]; ++s) {
+        add(context.sink_k, context.sink_v, kv_head * sinks + s, -1);
+      }
+      for (Index c = context.segment_chunk[j]; c < context.segment_chunk[j + 1]; ++c) {
+        if (!chosen[c]) continue;
+        add(context.gist_k, context.gist_v, kv_head * chunks + c, c);
+        if (args.collapse) continue;
+        const Index first = (context.chunk_page[c] * kv_heads + kv_head) * context.page_k.dims[2];
+        for (Index raw = 0; raw < context.chunk_tokens[c]; ++raw) add(context.page_k, context.page_v, first + raw, c);
+      }
+    }
+  }
+
+  Status DoRouteScore(const RouteScoreArgs& args) override {
+    const Index head_dim = args.q.dims[1], units = args.best.dims[1];
+    for (Index t = 0; t < args.q.dims[0]; ++t) {
+      const float* q = args.q.as<float>() + t * head_dim;
+      const std::vector<double> query(q, q + head_dim);
+      args.sum[t] = args.sum_squares[t] = 0;
+      for (Index p = 0; p < units; ++p) {
+        double best = -std::numeric_limits<double>::infinity();
+        for (Index c = args.unit_begin[p]; c < args.unit_begin[p + 1]; ++c) {
+          const double score = Dot(query, args.keys, c);
+          best = std::max(best, score);
+          args.sum[t] += score;
+          args.sum_squares[t] += score * score;
+        }
+        args.best.as<float>()[t * units + p] = static_cast<float>(best);
+      }
+    }
+    return Status::Ok();
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeRefBackend() { return std::make_unique<RefBackend>(); }
+
+}  // namespace unfold

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op suite, attention part: GistPrefill and SparseAttention against `ref`, and what they promise beside.
+#include <limits>
+#include <numeric>
+
+#include "op_cases.h"
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+struct PrefillCase {
+  GistBatch batch;
+  HeadShape shape;
+  Guarded q, k, v;
+
+  PrefillCase(Random& random, GistBatch gist_batch, const HeadShape& head_shape, float magnitude)
+      : batch(std::move(gist_batch)),
+        shape(head_shape),
+        q(random.Make(DType::kF32, {batch.rows(), shape.heads(), shape.head_dim}, magnitude)),
+        k(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim}, magnitude)),
+        v(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim})) {}
+
+  Guarded Run(Backend& backend) const {
+    Guarded out(DType::kF32, {batch.rows(), shape.heads(), shape.head_dim});
+    EXPECT_TRUE(Succeeds(backend.GistPrefill({q, k, v, batch.tokens, batch.sequence_begin, batch.rules, out})));
+    return out;
+  }
+  double Bound() const {
+    std::int64_t longest = 0;
+    for (std::size_t b = 1; b < batch.sequence_begin.size(); ++b) {
+      longest = std::max(longest, batch.sequence_begin[b] - batch.sequence_begin[b - 1]);
+    }
+    const double d = static_cast<double>(shape.head_dim);
+    const double logit = LargestNorm(q, shape.head_dim) * LargestNorm(k, shape.head_dim) / std::sqrt(d);
+    return (2 * static_cast<double>(longest) + d + 8) * kEps * (1 + logit) * LargestMagnitude(v);
+  }
+};
+
+GistBatch RandomBatch(Random& random, const GistShape& shape) {
+  GistBatch batch;
+  for (std::int64_t raw : {37, 1, 64, 2, 3, 4, 7}) AppendDocument(batch, random, shape, raw);
+  return batch;
+}
+
+std::vector<GistShape> MaskShapes() {
+  std::vector<GistShape> shapes;
+  for (int levels : {0, 1, 2, 3}) {
+    for (std::int32_t previous : {0, 1, 2}) shapes.push_back({levels, 4, 2, previous == 2 ? 0 : 3, previous});
+  }
+  return shapes;
+}
+
+TEST_P(OpSuite, GistPrefill) {
+  Random random(20);
+  for (const GistShape& gist_shape : MaskShapes()) {
+    for (const HeadShape& heads : HeadShapes()) {
+      const float magnitude = random.Below(2) == 0 ? 1.0F : 30.0F;
+      const PrefillCase c(random, RandomBatch(random, gist_shape), heads, magnitude);
+      const double bound = c.Bound();
+      ASSERT_TRUE(Near(c.Run(*backend_), c.Run(*ref_), [&](std::int64_t) { return bound; }))
+          << gist_shape.levels << " levels, P " << gist_shape.previous_chunks << ", group " << heads.group;
+    }
+  }
+}
+
+// With q = 0 each visible row weighs the same, so one row too many or too few moves the mean far beyond the bound:
+// random sequences, `ref` asks MaySee for every pair.
+TEST_P(OpSuite, GistPrefillSeesExactlyTheMask) {
+  Random random(21);
+  for (int round = 0; round < 60; ++round) {
+    const GistShape shape{static_cast<int>(random.Below(4)), 1 + random.Below(6), 1 + random.Below(3), random.Below(4),
+                          static_cast<std::int32_t>(random.Below(3))};
+    GistBatch batch;
+    for (int document = 0; document < 3; ++document) AppendDocument(batch, random, shape, 1 + random.Below(60));
+    PrefillCase c(random, std::move(batch), {1, 1, 64}, 1);
+    std::fill(c.q.f32(), c.q.f32() + c.q.size(), 0.0F);
+    const double bound = c.Bound();
+    ASSERT_LT(bound, 0.1 / 120 * LargestMagnitude(c.v)) << "the bound could hide a row";
+    ASSERT_TRUE(Near(c.Run(*backend_), c.Run(*ref_), [&](std::int64_t) { return bound; })) << "round " << round;
+  }
+}
+
+// What a row may not see is not even read: NaN there leaves the row's bits as they were.
+TEST_P(OpSuite, GistPrefillReadsOnlyVisibleKeys) {
+  Random random(22);
+  for (int levels : {1, 2, 3}) {
+    const PrefillCase c(random, RandomBatch(random, {levels, 4, 2, 3, 1}), {2, 2, 64}, 1);
+    const Guarded all = c.Run(*backend_);
+    for (std::int64_t i = 0; i < c.batch.rows(); i += 5) {
+      PrefillCase holes = c;
+      std::size_t b = 0;
+      while (c.batch.sequence_begin[b + 1] <= i) ++b;
+      const std::int64_t begin = c.batch.sequence_begin[b];
+      for (std::int64_t j = 0; j < c.batch.rows(); ++j) {
+        const bool same = j >= begin && j < c.batch.sequence_begin[b + 1];
+        if (same && MaySee(c.batch.rules, i - begin, j - begin, c.batch.tokens[i], c.batch.tokens[j])) continue;
+        for (std::int64_t e = j * 2 * 64; e < (j + 1) * 2 * 64; ++e) {
+          const float nan = std::numeric_limits<float>::quiet_NaN();
+          holes.k.f32()[e] = holes.v.f32()[e] = nan;
+        }
+      }
+      const Guarded out = holes.Run(*backend_);
+      ASSERT_TRUE(SameBits((*out).Rows(i, i + 1), (*all).Rows(i, i + 1))) << "row " << i;
+    }
+  }
+}
+
+// A document's bits do not depend on what it is packed with, or where.
+TEST_P(OpSuite, GistPrefillPackedEqualsAlone) {
+  Random random(23);
+  for (int levels : {0, 1, 2}) {
+    const PrefillCase packed(random, RandomBatch(random, {levels, 4, 2, 3, 1}), {2, 2, 64}, 1);
+    const Guarded all = packed.Run(*backend_);
+    for (std::size_t b = 0; b + 1 < packed.batch.sequence_begin.size(); ++b) {
+      const std::int64_t begin = packed.batch.sequence_begin[b], end = packed.batch.sequence_begin[b + 1];
+      const std::vector<std::int64_t> bounds = {0, end - begin};
+      Guarded out(DType::kF32, {end - begin, 4, 64});
+      const std::span<const GistToken> tokens(packed.batch.tokens.data() + begin,
+                                              static_cast<std::size_t>(end - begin));
+      ASSERT_TRUE(
+          Succeeds(backend_->GistPrefill({(*packed.q).Rows(begin, end), (*packed.k).Rows(begin, end),
+                                          (*packed.v).Rows(begin, end), tokens, bounds, packed.batch.rules, out})));
+      ASSERT_TRUE(SameBits(out, (*all).Rows(begin, end))) << "document " << b;
+    }
+  }
+}
+
+TEST_P(OpSuite, GistPrefillOfNothing) {
+  const std::vector<std::int64_t> bounds = {0, 0, 0};
+  Guarded q(DType::kF32, {0, 4, 64}), kv(DType::kF32, {0, 2, 64}), out(DType::kF32, {0, 4, 64});
+  EXPECT_TRUE(Succeeds(backend_->GistPrefill({q, kv, kv, {}, bounds, {}, out})));
+  EXPECT_TRUE(out.Intact());
+}
+
+TEST_P(OpSuite, SparseAttention) {
+  Random random(24);
+  const std::vector<std::vector<std::int32_t>> contexts = {{}, {1}, {0, 7}, {9, 0, 5}, {20, 13, 1}};
+  for (const HeadShape& heads : HeadShapes()) {
+    for (const auto& chunks : contexts) {
+      for (std::int64_t rows : {0, 1, 2, 7, 37}) {
+        std::vector<std::int32_t> sinks;
+        for (std::size_t j = 0; j < chunks.size(); ++j) sinks.push_back(static_cast<std::int32_t>(random.Below(4)));
+        const SparseCase c(random, heads, rows, random.Below(5), random.Below(20), chunks, sinks);
+        const Guarded out = c.Out(), want = c.Out();
+        std::vector<double> mass(static_cast<std::size_t>(c.context.chunks()), 0.5), want_mass = mass;
+        SparseAttentionArgs args = c.Args(out, mass), ref_args = c.Args(want, want_mass);
+        args.mass_from = ref_args.mass_from = rows / 3;
+        ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+        ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
+        const double bound = c.Bound(), mass_bound = c.WeightBound() * static_cast<double>(rows * heads.heads());
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t) { return bound; })) << rows << " rows, group " << heads.group;
+        for (std::size_t i = 0; i < mass.size(); ++i) ASSERT_NEAR(mass[i], want_mass[i], mass_bound) << "chunk " << i;
+        const double total = std::accumulate(mass.begin(), mass.end(), -0.5 * static_cast<double>(mass.size()));
+        ASSERT_LE(total, static_cast<double>((rows - rows / 3) * heads.heads()) + mass_bound);
+      }
+    }
+  }
+}
+
+TEST_P(OpSuite, SparseAttentionWithoutDocuments) {
+  Random random(25);
+  const SparseCase c(random, {2, 2, 64}, 7, 3, 5, {}, {});
+  const Guarded out = c.Out(), want = c.Out(), empty = c.Out();
+  SparseAttentionArgs args = c.Args(out), ref_args = c.Args(want);
+  args.context = ref_args.context = nullptr;
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+  ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
+  const double bound = c.Bound();
+  EXPECT_TRUE(Near(out, want, [&](std::int64_t) { return bound; }));
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(empty))));  // a context without documents
+  EXPECT_TRUE(SameBits(out, empty));
+}
+
+// Gists that share one value per head, as at layer 0.
+void ShareGistValues(SparseCase& c) {
+  const std::int64_t d = c.shape.head_dim, chunks = c.context.chunks();
+  for (std::int64_t row = 0; row < c.shape.kv_heads * chunks; ++row) {
+    std::memcpy(c.context.gist_v.f32() + row * d, c.context.gist_v.f32() + row / chunks * chunks * d,
+                static_cast<std::size_t>(d) * sizeof(float));
+  }
+}
+
+TEST_P(OpSuite, SparseAttentionCollapsed) {
+  Random random(26);
+  for (const HeadShape& heads : HeadShapes()) {
+    for (std::int64_t rows : {1, 7}) {
+      SparseCase c(random, heads, rows, 2, 4, {11, 0, 30}, {3, 1, 0});
+      ShareGistValues(c);
+      const Guarded out = c.Out(), want = c.Out(), plain = c.Out();
+      SparseAttentionArgs args = c.Args(out), ref_args = c.Args(want);
+      args.collapse = ref_args.collapse = true;
+      args.chosen = args.counts = Tensor();  // unused
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+      ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
+      const double bound = c.Bound();
+      ASSERT_TRUE(Near(out, want, [&](std::int64_t) { return bound; }));
+
+      // The same sum by the plain path: every chunk chosen, no raw tokens. Both are within the bound of the truth.
+      std::fill(c.context.tokens.begin(), c.context.tokens.end(), 0);
+      for (std::int64_t list = 0; list < rows * heads.kv_heads; ++list) {
+        c.counts.i32()[list] = static_cast<std::int32_t>(c.context.chunks());
+        std::iota(c.chosen.i32() + list * c.context.chunks(), c.chosen.i32() + (list + 1) * c.context.chunks(), 0);
+      }
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(plain))));
+      ASSERT_TRUE(Near(out, plain, [&](std::int64_t) { return 2 * bound; }));
+    }
+  }
+}
+
+// Row t of a batch equals the same row alone, its tail beginning t later.
+TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
+  Random random(27);
+  for (bool collapse : {false, true}) {
+    SparseCase c(random, {2, 2, 64}, 37, 2, 4, {11, 0, 30}, {3, 1, 0});
+    ShareGistValues(c);
+    const Guarded all = c.Out();
+    SparseAttentionArgs args = c.Args(all);
+    args.collapse = collapse;
+    ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      Guarded one(DType::kF32, {1, 4, 64});
+      SparseAttentionArgs single = args;
+      single.q = args.q.Rows(t, t + 1);
+      single.positions = args.positions.Rows(t, t + 1);
+      single.chosen = args.chosen.Rows(t, t + 1);
+      single.counts = args.counts.Rows(t, t + 1);
+      single.tail_begin = args.tail_begin + t;
+      single.out = one;
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(single)));
+      ASSERT_TRUE(SameBits(one, (*all).Rows(t, t + 1))) << "row " << t;
+    }
+  }
+}
+
+// Unchosen chunks are invisible, their gists too; so are rows of a page past the chunk's end and of the tail past t.
+TEST_P(OpSuite, SparseAttentionReadsOnlyVisibleKeys) {
+  Random random(28);
+  SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 0, 30}, {3, 1, 0});
+  const Guarded before = c.Out(), after = c.Out();
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(before))));
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::int64_t chunks = c.context.chunks();
+  for (std::int64_t head = 0; head < 2; ++head) {
+    const std::int32_t* chosen = c.chosen.i32() + head * chunks;
+    for (std::int32_t chunk = 0; chunk < chunks; ++chunk) {
+      const bool visible = std::find(chosen, chosen + c.counts.i32()[head], chunk) != chosen + c.counts.i32()[head];
+      const std::int64_t gist_at = (head * chunks + chunk) * 64;
+      if (!visible) std::fill_n(c.context.gist_k.f32() + gist_at, 64, nan);
+      if (!visible) std::fill_n(c.context.gist_v.f32() + gist_at, 64, nan);
+      const std::int64_t first = visible ? c.context.tokens[chunk] : 0;
+      const std::int64_t page_at = ((c.context.page[chunk] * 2 + head) * ContextCase::kPageTokens + first) * 64;
+      std::fill_n(c.context.page_k.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+      std::fill_n(c.context.page_v.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+    }
+    std::fill_n(c.tail_k.f32() + (head * 8 + 5) * 64, 3 * 64, nan);  // rows 5 to 7 of 8
+    std::fill_n(c.prefix_v.f32() + (head * 3 + 2) * 64, 64, nan);    // row 2 of 3
+  }
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(after))));
+  EXPECT_TRUE(SameBits(before, after));
+}
+
+// One logit far above all others takes the whole weight: the result is that value to the bit. And thousands of equal
+// huge logits neither overflow nor lose the mean.
+TEST_P(OpSuite, SparseAttentionOfExtremeLogits) {
+  Random random(29);
+  SparseCase c(random, {1, 2, 64}, 1, 1, 3, {6}, {2}, 1e-3F);
+  std::fill(c.counts.i32(), c.counts.i32() + 1, 0);
+  // A query equal to the key before its rotation gets q . k = |k|^2 there. Row 3 of the tail is the query's own.
+  Guarded key(DType::kF32, {1, 1, 64}), turned(DType::kF32, {1, 1, 64});
+  random.Fill(key, 100);
+  ASSERT_TRUE(Succeeds(backend_->Rope({key, c.positions, c.rope.table(), turned})));
+  std::memcpy(c.tail_k.f32() + 3 * 64, turned.f32(), 64 * sizeof(float));
+  for (std::int64_t head = 0; head < 2; ++head) std::memcpy(c.q.f32() + head * 64, key.f32(), 64 * sizeof(float));
+  const Guarded out = c.Out();
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(out))));
+  for (std::int64_t e = 0; e < 128; ++e) ASSERT_EQ(out[e], c.tail_v[3 * 64 + e % 64]) << "element " << e;
+
+  constexpr std::int64_t kMany = 4000;
+  Guarded q(DType::kF32, {1, 1, 64}), k(DType::kF32, {1, kMany, 64}), v = random.Make(DType::kF32, {1, kMany, 64});
+  std::fill(q.f32(), q.f32() + 64, 1e15F);
+  std::fill(k.f32(), k.f32() + k.size(), 1e15F);
+  Guarded positions(DType::kInt32, {1}), mean(DType::kF32, {1, 1, 64}), want(DType::kF32, {1, 1, 64});
+  positions.i32()[0] = 0;
+  SparseAttentionArgs args;
+  args.q = q;
+  args.positions = positions;
+  args.rope = c.rope.table();
+  args.scale = 0.125F;
+  args.tail_k = k;
+  args.tail_v = v;
+  args.tail_begin = kMany - 1;
+  args.out = mean;
+  ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+  args.out = want;
+  ASSERT_TRUE(Succeeds(ref_->SparseAttention(args)));
+  // Equal logits are equal in any arithmetic, so only the sums round: the bound without its logit term.
+  EXPECT_TRUE(Near(mean, want, [&](std::int64_t) { return (2.0 * kMany + 72) * kEps * LargestMagnitude(v); }));
+}
+
+}  // namespace
+}  // namespace unfold

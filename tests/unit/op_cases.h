@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random inputs with structure: gist sequences, and contexts of documents with chosen chunks.
+#ifndef UNFOLD_TESTS_UNIT_OP_CASES_H_
+#define UNFOLD_TESTS_UNIT_OP_CASES_H_
+
+#include <algorithm>
+#include <vector>
+
+#include "op_testing.h"
+
+namespace unfold {
+
+// Documents packed one after another, by the rules of method.md sections 1 and 2, with chunks of L - 1, L or L + 1.
+struct GistBatch {
+  std::vector<GistToken> tokens;
+  std::vector<std::int64_t> sequence_begin = {0};
+  MaskRules rules;
+
+  std::int64_t rows() const { return static_cast<std::int64_t>(tokens.size()); }
+};
+
+struct GistShape {
+  int levels = 1;
+  std::int64_t chunk_size = 4, section_size = 2, sink_size = 3;
+  std::int32_t previous_chunks = 1;
+};
+
+// Appends tokens to one sequence and keeps count of gists.
+class GistWriter {
+ public:
+  GistWriter(GistBatch& batch, const GistShape& shape) : batch_(batch), shape_(shape) {}
+
+  void Raw(bool sink) { Put(kRawLevel, sink); }
+  // The gist that closes a chunk, and those of higher levels that it fills up.
+  void CloseChunk() {
+    Gist(0);
+    ++chunk_;
+    for (int level = 1; level < shape_.levels && open_[level - 1] == shape_.section_size; ++level) Gist(level);
+  }
+  void CloseDocument() {
+    for (int level = 1; level < shape_.levels; ++level) {
+      if (open_[level - 1] > 0) Gist(level);
+    }
+    batch_.sequence_begin.push_back(batch_.rows());
+  }
+
+ private:
+  void Put(int level, bool sink) {
+    GistToken token;
+    token.position = raw_;
+    token.chunk = chunk_;
+    for (int n = 0; n < kMaxGistLevels - 1; ++n) token.section[n] = closed_[n + 1];
+    token.level = static_cast<std::int8_t>(level);
+    token.sink = sink ? 1 : 0;
+    if (level == kRawLevel)
+      ++raw_;
+    else
+      token.position = raw_ - 1;
+    batch_.tokens.push_back(token);
+  }
+  void Gist(int level) {
+    Put(level, false);
+    ++closed_[level];
+    ++open_[level];
+    if (level > 0) open_[level - 1] = 0;
+  }
+
+  GistBatch& batch_;
+  GistShape shape_;
+  std::int32_t raw_ = 0, chunk_ = 0;
+  std::int32_t closed_[kMaxGistLevels] = {};  // gists of each level so far
+  std::int64_t open_[kMaxGistLevels] = {};    // since the last gist of the level above
+};
+
+inline void AppendDocument(GistBatch& batch, Random& random, const GistShape& shape, std::int64_t raw_tokens) {
+  batch.rules = {shape.previous_chunks, shape.levels - 1};
+  GistWriter writer(batch, shape);
+  std::int64_t left = raw_tokens;
+  for (std::int64_t s = 0; s < std::min(shape.sink_size, raw_tokens) && shape.levels > 0; ++s, --left) writer.Raw(true);
+  do {
+    const std::int64_t want = std::max<std::int64_t>(1, shape.chunk_size - 1 + random.Below(3));
+    const std::int64_t length = shape.levels == 0 ? left : std::min(left, want);
+    for (std::int64_t i = 0; i < length; ++i) writer.Raw(false);
+    left -= length;
+    if (shape.levels > 0) writer.CloseChunk();
+  } while (left > 0);
+  writer.CloseDocument();
+}
+
+struct HeadShape {
+  std::int64_t kv_heads = 2, group = 2, head_dim = 64;
+  std::int64_t heads() const { return kv_heads * group; }
+};
+
+// GQA ratios 1, 2, 4, 7, 8 and head dims 64, 96, 128, each at least once.
+inline std::vector<HeadShape> HeadShapes() {
+  return {{2, 1, 64}, {2, 2, 64}, {1, 4, 96}, {2, 7, 128}, {1, 8, 64}, {3, 2, 128}};
+}
+
+// Documents in the layout of ContextView. Pages stand in random order; unchosen chunks may have none.
+struct ContextCase {
+  static constexpr std::int64_t kPageTokens = 5;
+  std::vector<std::int32_t> offset, chunk = {0}, sink = {0}, page, tokens;
+  Guarded sink_k, sink_v, gist_k, gist_v, page_k, page_v;
+  std::int64_t next_position = 0;  // the first after all documents
+
+  // `chunks[j]` and `sinks[j]` of each document j.
+  ContextCase(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& chunks,
+              const std::vector<std::int32_t>& sinks, std::int64_t first_position, float magnitude = 1)
+      : sink_k(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim}, magnitude)),
+        sink_v(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim})),
+        gist_k(random.Make(DType::kF32, {shape.kv_heads, Total(chunks), shape.head_dim}, magnitude)),
+        gist_v(random.Make(DType::kF32, {shape.kv_heads, Total(chunks), shape.head_dim})),
+        page_k(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
+        page_v(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim})) {
+    next_position = first_position;
+    for (std::size_t j = 0; j < chunks.size(); ++j) {
+      offset.push_back(static_cast<std::int32_t>(next_position));
+      next_position += chunks[j] * kPageTokens + sinks[j];
+      chunk.push_back(chunk.back() + chunks[j]);
+      sink.push_back(sink.back() + sinks[j]);
+    }
+    for (std::int32_t c = 0; c < chunk.back(); ++c) {
+      page.push_back(c + 2);
+      tokens.push_back(static_cast<std::int32_t>(random.Below(kPageTokens + 1)));
+    }
+    for (std::size_t c = 1; c < page.size(); ++c)
+      std::swap(page[c], page[random.Below(static_cast<std::int64_t>(c) + 1)]);
+  }
+
+  std::int64_t chunks() const { return chunk.back(); }
+  ContextView view() const {
+    return {offset, chunk, sink, sink_k, sink_v, gist_k, gist_v, page, tokens, page_k, page_v};
+  }
+
+ private:
+  static std::int64_t Total(const std::vector<std::int32_t>& counts) {
+    std::int64_t total = 0;
+    for (std::int32_t count : counts) total += count;
+    return total;
+  }
+};
+
+// A call of SparseAttention with everything it reads.
+struct SparseCase {
+  HeadShape shape;
+  std::int64_t rows, prefix_tokens, tail_begin;
+  RopeFixture rope;
+  ContextCase context;
+  Guarded q, positions, prefix_k, prefix_v, tail_k, tail_v, chosen, counts;
+  ContextView view;
+
+  SparseCase(Random& random, const HeadShape& head_shape, std::int64_t num_rows, std::int64_t prefix, std::int64_t tail,
+             const std::vector<std::int32_t>& chunks, const std::vector<std::int32_t>& sinks, float magnitude = 1)
+      : shape(head_shape),
+        rows(num_rows),
+        prefix_tokens(prefix),
+        tail_begin(tail),
+        rope(700, shape.head_dim),
+        context(random, shape, chunks, sinks, prefix, magnitude),
+        q(random.Make(DType::kF32, {rows, shape.heads(), shape.head_dim}, magnitude)),
+        positions(DType::kInt32, {rows}),
+        prefix_k(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
+        prefix_v(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim})),
+        tail_k(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
+        tail_v(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim})),
+        chosen(DType::kInt32, {rows, shape.kv_heads, context.chunks()}),
+        counts(DType::kInt32, {rows, shape.kv_heads}) {
+    for (std::int64_t t = 0; t < rows; ++t) {
+      positions.i32()[t] = static_cast<std::int32_t>(context.next_position + tail + t);
+    }
+    for (std::int64_t list = 0; list < rows * shape.kv_heads; ++list) {
+      std::int32_t& count = counts.i32()[list] = 0;
+      const std::int64_t odds = 1 + random.Below(4);
+      for (std::int32_t c = 0; c < context.chunks(); ++c) {
+        if (random.Below(odds) == 0) chosen.i32()[list * context.chunks() + count++] = c;
+      }
+    }
+    view = context.view();
+  }
+
+  float scale() const { return 1.0F / std::sqrt(static_cast<float>(shape.head_dim)); }
+  SparseAttentionArgs Args(const Tensor& out, std::span<double> mass = {}) const {
+    SparseAttentionArgs args;
+    args.q = q;
+    args.positions = positions;
+    args.rope = rope.table();
+    args.scale = scale();
+    args.prefix_k = prefix_k;
+    args.prefix_v = prefix_v;
+    args.prefix_tokens = prefix_tokens;
+    args.context = &view;
+    args.chosen = chosen;
+    args.counts = counts;
+    args.tail_k = tail_k;
+    args.tail_v = tail_v;
+    args.tail_begin = tail_begin;
+    args.chunk_mass = mass;
+    args.out = out;
+    return args;
+  }
+  Guarded Out() const { return Guarded(DType::kF32, {rows, shape.heads(), shape.head_dim}); }
+
+  // The most keys that a row can see, and the bound of backend.h with it.
+  double Keys() const {
+    return static_cast<double>(prefix_tokens + tail_begin + rows + (*context.sink_k).dims[1] +
+                               context.chunks() * (1 + ContextCase::kPageTokens));
+  }
+  double LogitBound() const {
+    const std::int64_t d = shape.head_dim;
+    const double largest = std::max({LargestNorm(prefix_k, d), LargestNorm(tail_k, d), LargestNorm(context.sink_k, d),
+                                     LargestNorm(context.gist_k, d), LargestNorm(context.page_k, d)});
+    return scale() * LargestNorm(q, d) * largest;
+  }
+  // Relative to the weights; times max |v| it bounds an output.
+  double WeightBound() const {
+    return (2 * Keys() + static_cast<double>(shape.head_dim) + 8) * kEps * (1 + LogitBound());
+  }
+  double Bound() const {
+    return WeightBound() *
+           std::max({LargestMagnitude(prefix_v), LargestMagnitude(tail_v), LargestMagnitude(context.sink_v),
+                     LargestMagnitude(context.gist_v), LargestMagnitude(context.page_v)});
+  }
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_TESTS_UNIT_OP_CASES_H_

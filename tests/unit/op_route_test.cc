@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op suite, choosing part: GistScore, SelectChunks and RouteScore against `ref`, and what they promise beside.
+#include <limits>
+#include <set>
+
+#include "op_cases.h"
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+TEST_P(OpSuite, GistScore) {
+  Random random(30);
+  const std::vector<std::vector<std::int32_t>> contexts = {{}, {1}, {0, 7}, {9, 0, 5}, {20, 13, 1}};
+  for (const HeadShape& heads : HeadShapes()) {
+    for (const auto& chunks : contexts) {
+      for (std::int64_t rows : {0, 1, 2, 7, 37, 64}) {
+        const std::vector<std::int32_t> sinks(chunks.size(), 2);
+        const SparseCase c(random, heads, rows, 3, 1, chunks, sinks, 4);
+        Guarded out(DType::kF32, {rows, heads.heads(), c.context.chunks()});
+        Guarded want(DType::kF32, {rows, heads.heads(), c.context.chunks()});
+        ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, c.positions, c.rope.table(), &c.view, out})));
+        ASSERT_TRUE(Succeeds(ref_->GistScore({c.q, c.positions, c.rope.table(), &c.view, want})));
+        const std::int64_t d = heads.head_dim;
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+          const std::int64_t chunk = i % c.context.chunks(), row = i / c.context.chunks();
+          const std::int64_t kv_head = row % heads.heads() / heads.group;
+          return (static_cast<double>(d) + 6) * kEps * Norm(c.q, row, d) *
+                 Norm(c.context.gist_k, kv_head * c.context.chunks() + chunk, d);
+        }));
+      }
+    }
+  }
+}
+
+// Only position - offset counts, and a row's scores do not depend on its batch: to the bit.
+TEST_P(OpSuite, GistScoreMovesWithItsDocument) {
+  Random random(31);
+  const SparseCase c(random, {2, 2, 64}, 7, 3, 1, {9, 5}, {2, 0});
+  Guarded before(DType::kF32, {7, 4, 14}), after(DType::kF32, {7, 4, 14});
+  ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, c.positions, c.rope.table(), &c.view, before})));
+  std::vector<std::int32_t> offset = c.context.offset;
+  for (std::int32_t& at : offset) at += 100;
+  Guarded positions(DType::kInt32, {7});
+  for (std::int64_t t = 0; t < 7; ++t) positions.i32()[t] = c.positions.i32()[t] + 100;
+  ContextView moved = c.view;
+  moved.segment_offset = offset;
+  ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, positions, c.rope.table(), &moved, after})));
+  EXPECT_TRUE(SameBits(before, after));
+  for (std::int64_t t = 0; t < 7; ++t) {
+    Guarded one(DType::kF32, {1, 4, 14});
+    ASSERT_TRUE(Succeeds(
+        backend_->GistScore({(*c.q).Rows(t, t + 1), (*c.positions).Rows(t, t + 1), c.rope.table(), &c.view, one})));
+    EXPECT_TRUE(SameBits(one, (*before).Rows(t, t + 1)));
+  }
+}
+
+struct Selection {
+  Guarded chosen, counts;
+  Selection(std::int64_t rows, std::int64_t kv_heads, std::int64_t chunks)
+      : chosen(DType::kInt32, {rows, kv_heads, chunks}), counts(DType::kInt32, {rows, kv_heads}) {}
+
+  // The list of (row, kv_head), checked to ascend.
+  std::vector<std::int32_t> List(std::int64_t list) const {
+    const std::int64_t chunks = (*chosen).dims[2];
+    const std::int32_t* first = chosen.i32() + list * chunks;
+    std::vector<std::int32_t> found(first, first + counts.i32()[list]);
+    for (std::size_t i = 1; i < found.size(); ++i) EXPECT_LT(found[i - 1], found[i]);
+    return found;
+  }
+};
+
+// Scores from few distinct values, so that ties are everywhere; `wild` adds NaN, infinities and both zeros.
+void FillWithTies(Random& random, const Guarded& scores, bool wild) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float odd[] = {std::nanf(""), -inf, 0.0F, -0.0F, inf};
+  for (std::int64_t i = 0; i < scores.size(); ++i) {
+    scores.f32()[i] = static_cast<float>(random.Below(7)) - 3;
+    if (wild && random.Below(4) == 0) scores.f32()[i] = odd[random.Below(5)];
+  }
+}
+
+// The rule in one sentence: a chunk is kept by a head when fewer than k chunks are better, a tie going to the lower.
+std::vector<std::int32_t> BestByCounting(const Guarded& scores, std::int64_t list, std::int64_t group, std::int64_t k) {
+  const std::int64_t chunks = (*scores).dims[2];
+  std::vector<std::int32_t> kept;
+  const auto value = [&](std::int64_t row, std::int64_t c) {
+    const float score = scores[row * chunks + c];
+    return std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
+  };
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    bool any = false;
+    for (std::int64_t row = list * group; row < (list + 1) * group; ++row) {
+      std::int64_t better = 0;
+      for (std::int64_t other = 0; other < chunks; ++other) {
+        better += value(row, other) > value(row, c) || (value(row, other) == value(row, c) && other < c) ? 1 : 0;
+      }
+      any = any || better < k;
+    }
+    if (any) kept.push_back(static_cast<std::int32_t>(c));
+  }
+  return kept;
+}
+
+TEST_P(OpSuite, SelectChunksByCount) {
+  Random random(32);
+  for (std::int64_t group : {1, 2, 4, 7, 8}) {
+    for (std::int64_t chunks : {0, 1, 2, 17, 60}) {
+      for (std::int64_t rows : {0, 1, 7}) {
+        for (std::int64_t k : {1, 2, 5, 16, 17, 100}) {
+          Guarded scores(DType::kF32, {rows, 2 * group, chunks});
+          FillWithTies(random, scores, k % 2 == 0);
+          Selection mine(rows, 2, chunks), want(rows, 2, chunks);
+          ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 2, k, 0, 1, mine.chosen, mine.counts})));
+          ASSERT_TRUE(Succeeds(ref_->SelectChunks({scores, 2, k, 0, 1, want.chosen, want.counts})));
+          ASSERT_TRUE(mine.chosen.Intact() && mine.counts.Intact());
+          for (std::int64_t list = 0; list < rows * 2; ++list) {
+            ASSERT_EQ(mine.List(list), BestByCounting(scores, list, group, k));
+            ASSERT_EQ(mine.List(list), want.List(list));
+          }
+        }
+      }
+    }
+  }
+}
+
+// The kept set reaches the mass, and without its worst member it does not.
+void CheckMass(const Guarded& scores, const std::vector<std::int32_t>& kept, std::int64_t row, double top_p,
+               double scale) {
+  const std::int64_t chunks = (*scores).dims[2];
+  double largest = -std::numeric_limits<double>::infinity(), worst = -largest, total = 0, mass = 0;
+  for (std::int64_t c = 0; c < chunks; ++c) largest = std::max(largest, double{scores[row * chunks + c]});
+  for (std::int64_t c = 0; c < chunks; ++c) total += std::exp(scale * (scores[row * chunks + c] - largest));
+  for (std::int32_t c : kept) {
+    const double weight = std::exp(scale * (scores[row * chunks + c] - largest)) / total;
+    mass += weight;
+    worst = std::min(worst, weight);
+  }
+  const double rounding = static_cast<double>(chunks) * std::numeric_limits<double>::epsilon();
+  EXPECT_GE(mass, top_p - rounding);
+  EXPECT_LT(mass - worst, top_p + rounding);
+}
+
+TEST_P(OpSuite, SelectChunksByMass) {
+  Random random(33);
+  for (std::int64_t chunks : {1, 2, 17, 60}) {
+    for (float top_p : {0.01F, 0.3F, 0.9F, 1.0F}) {
+      for (bool ties : {false, true}) {
+        Guarded scores = random.Make(DType::kF32, {7, 2, chunks}, 20);
+        if (ties) FillWithTies(random, scores, false);
+        Selection mine(7, 2, chunks), want(7, 2, chunks), group(7, 1, chunks);
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 2, 0, top_p, 0.125F, mine.chosen, mine.counts})));
+        ASSERT_TRUE(Succeeds(ref_->SelectChunks({scores, 2, 0, top_p, 0.125F, want.chosen, want.counts})));
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 1, 0, top_p, 0.125F, group.chosen, group.counts})));
+        for (std::int64_t row = 0; row < 14; ++row) {
+          ASSERT_EQ(mine.List(row), want.List(row));
+          CheckMass(scores, mine.List(row), row, top_p, 0.125);
+        }
+        for (std::int64_t t = 0; t < 7; ++t) {  // the group's list is the union of its heads'
+          std::set<std::int32_t> both;
+          for (std::int64_t head = 0; head < 2; ++head) {
+            for (std::int32_t c : mine.List(2 * t + head)) both.insert(c);
+          }
+          ASSERT_EQ(group.List(t), std::vector<std::int32_t>(both.begin(), both.end()));
+        }
+      }
+    }
+  }
+}
+
+struct RouteCase {
+  Guarded q, keys;
+  std::vector<std::int64_t> unit_begin;
+
+  // Units of 0 to 40 chunks, and some of none.
+  RouteCase(Random& random, DType type, std::int64_t rows, std::int64_t head_dim, int units)
+      : q(random.Make(DType::kF32, {rows, head_dim})), keys(DType::kF32, {0}), unit_begin{0} {
+    for (int p = 0; p < units; ++p) unit_begin.push_back(unit_begin.back() + (p % 5 == 0 ? 0 : random.Below(41)));
+    keys = random.Make(type, {unit_begin.back(), head_dim});
+  }
+};
+
+struct RouteResult {
+  Guarded best;
+  std::vector<double> sum, squares;
+
+  RouteResult(Backend& backend, const RouteCase& c, const Tensor& q)
+      : best(DType::kF32, {q.dims[0], static_cast<std::int64_t>(c.unit_begin.size()) - 1}),
+        sum(static_cast<std::size_t>(q.dims[0]), 7.0),
+        squares(sum) {
+    EXPECT_TRUE(Succeeds(backend.RouteScore({q, c.keys, c.unit_begin, best, sum, squares})));
+  }
+};
+
+TEST_P(OpSuite, RouteScore) {
+  Random random(34);
+  for (DType type : {DType::kF32, DType::kBF16}) {
+    for (std::int64_t head_dim : {64, 96, 128}) {
+      for (std::int64_t rows : {0, 1, 2, 7, 37, 64}) {
+        for (int units : {0, 1, 60}) {
+          const RouteCase c(random, type, rows, head_dim, units);
+          const RouteResult mine(*backend_, c, c.q), want(*ref_, c, c.q);
+          const double largest_key = LargestNorm(c.keys, head_dim), factor = (static_cast<double>(head_dim) + 2) * kEps;
+          const auto chunks = static_cast<double>(c.unit_begin.back());
+          for (std::int64_t i = 0; i < mine.best.size(); ++i) {
+            const double bound = factor * Norm(c.q, i / units, head_dim) * largest_key;
+            if (c.unit_begin[i % units] == c.unit_begin[i % units + 1]) {
+              ASSERT_EQ(mine.best[i], -std::numeric_limits<float>::infinity());
+              ASSERT_EQ(want.best[i], -std::numeric_limits<float>::infinity());
+            } else {
+              ASSERT_NEAR(mine.best[i], want.best[i], bound);
+            }
+          }
+          ASSERT_TRUE(mine.best.Intact());
+          for (std::int64_t t = 0; t < rows; ++t) {
+            const double norms = Norm(c.q, t, head_dim) * largest_key, each = factor * norms;
+            ASSERT_NEAR(mine.sum[t], want.sum[t], chunks * each);
+            ASSERT_NEAR(mine.squares[t], want.squares[t], chunks * each * (2 * norms + each));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(OpSuite, RouteScoreRowsStandAlone) {
+  Random random(35);
+  const RouteCase c(random, DType::kBF16, 37, 64, 60);
+  const RouteResult all(*backend_, c, c.q);
+  for (std::int64_t t = 0; t < 37; ++t) {
+    const RouteResult one(*backend_, c, (*c.q).Rows(t, t + 1));
+    EXPECT_TRUE(SameBits(one.best, (*all.best).Rows(t, t + 1)));
+    EXPECT_EQ(one.sum[0], all.sum[t]);
+    EXPECT_EQ(one.squares[0], all.squares[t]);
+  }
+}
+
+}  // namespace
+}  // namespace unfold

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op suite, dense part: every cpu kernel set and thread count against `ref`, on the bounds stated in backend.h.
+#include <array>
+
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+constexpr std::int64_t kRowCounts[] = {0, 1, 2, 7, 37, 64};
+constexpr std::int64_t kWidths[] = {1, 15, 16, 17, 64, 100, 512};
+constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+TEST_P(OpSuite, EmbedWidensEveryHalf) {
+  for (DType type : {DType::kF16, DType::kBF16}) {
+    constexpr std::int64_t kRows = 4096, kWidth = 16;
+    Guarded table(type, {kRows, kWidth});
+    for (std::int64_t i = 0; i < kRows * kWidth; ++i) table.u16()[i] = static_cast<std::uint16_t>(i);
+    Guarded ids(DType::kInt32, {kRows}), out(DType::kF32, {kRows, kWidth});
+    for (std::int64_t t = 0; t < kRows; ++t) ids.i32()[t] = static_cast<std::int32_t>(t);
+    ASSERT_TRUE(Succeeds(backend_->Embed({table, ids, out})));
+    for (std::int64_t i = 0; i < out.size(); ++i) {
+      const auto want = static_cast<float>(Widened(table, i));
+      ASSERT_TRUE(std::isnan(want) ? std::isnan(out[i]) : SameBits(&want, out.f32() + i, 4)) << "bits " << i;
+    }
+    ASSERT_TRUE(out.Intact());
+  }
+}
+
+TEST_P(OpSuite, EmbedPicksRows) {
+  Random random(1);
+  for (DType type : kWeightTypes) {
+    for (std::int64_t width : kWidths) {
+      for (std::int64_t rows : kRowCounts) {
+        const Guarded table = random.Make(type, {50, width});
+        Guarded ids(DType::kInt32, {rows}), out(DType::kF32, {rows, width}), want(DType::kF32, {rows, width});
+        for (std::int64_t t = 0; t < rows; ++t) ids.i32()[t] = static_cast<std::int32_t>(random.Below(50));
+        ASSERT_TRUE(Succeeds(backend_->Embed({table, ids, out})));
+        ASSERT_TRUE(Succeeds(ref_->Embed({table, ids, want})));
+        ASSERT_TRUE(Near(out, want, [](std::int64_t) { return 0.0; }));
+      }
+    }
+  }
+}
+
+TEST_P(OpSuite, RmsNorm) {
+  Random random(2);
+  for (DType type : kWeightTypes) {
+    for (std::int64_t width : kWidths) {
+      for (std::int64_t rows : kRowCounts) {
+        const Guarded x = random.Make(DType::kF32, {rows, width}, 3), weight = random.Make(type, {width});
+        Guarded out(DType::kF32, {rows, width}), want(DType::kF32, {rows, width});
+        ASSERT_TRUE(Succeeds(backend_->RmsNorm({x, weight, 1e-5F, out})));
+        ASSERT_TRUE(Succeeds(ref_->RmsNorm({x, weight, 1e-5F, want})));
+        const double factor = (static_cast<double>(width) / 2 + 8) * kEps;
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t i) { return factor * std::abs(want[i]) + 0x1p-149; }));
+        ASSERT_TRUE(Succeeds(backend_->RmsNorm({x, weight, 1e-5F, x})));
+        ASSERT_TRUE(SameBits(x, out)) << "in place";
+      }
+    }
+  }
+}
+
+// A row's bits from a large batch equal those of the same row in any smaller one, at any place.
+TEST_P(OpSuite, RmsNormRowsStandAlone) {
+  Random random(3);
+  const Guarded x = random.Make(DType::kF32, {64, 100}), weight = random.Make(DType::kBF16, {100});
+  Guarded all(DType::kF32, {64, 100});
+  ASSERT_TRUE(Succeeds(backend_->RmsNorm({x, weight, 1e-6F, all})));
+  for (std::int64_t begin = 0; begin < 64; ++begin) {
+    Guarded one(DType::kF32, {1, 100});
+    ASSERT_TRUE(Succeeds(backend_->RmsNorm({(*x).Rows(begin, begin + 1), weight, 1e-6F, one})));
+    ASSERT_TRUE(SameBits(one, (*all).Rows(begin, begin + 1)));
+  }
+}
+
+void CheckMatMul(Backend& backend, Backend& ref, Random& random, DType type, std::int64_t rows, std::int64_t inner,
+                 std::int64_t columns, bool accumulate, float magnitude) {
+  const Guarded x = random.Make(DType::kF32, {rows, inner}, magnitude), weight = random.Make(type, {columns, inner});
+  const Guarded before = random.Make(DType::kF32, {rows, columns}, 10);
+  Guarded out(DType::kF32, {rows, columns}), want(DType::kF32, {rows, columns});
+  if (accumulate) {
+    std::memcpy(out.f32(), before.f32(), (*out).bytes());
+    std::memcpy(want.f32(), before.f32(), (*want).bytes());
+  }
+  ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, accumulate, out})));
+  ASSERT_TRUE(Succeeds(ref.MatMul({x, weight, accumulate, want})));
+  ASSERT_TRUE(Near(out, want,
+                   [&](std::int64_t i) {
+                     const double norms = Norm(x, i / columns, inner) * Norm(weight, i % columns, inner);
+                     return (static_cast<double>(inner) + 2) * kEps * norms +
+                            (accumulate ? kEps * std::abs(before[i]) : 0);
+                   }))
+      << rows << " x " << inner << " x " << columns;
+}
+
+TEST_P(OpSuite, MatMul) {
+  Random random(4);
+  for (DType type : kWeightTypes) {
+    for (std::int64_t inner : kWidths) {
+      for (std::int64_t rows : kRowCounts) {
+        for (std::int64_t columns : {1, 3, 4, 6, 33}) {
+          CheckMatMul(*backend_, *ref_, random, type, rows, inner, columns, columns % 2 == 0, 1);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Over several row blocks and column blocks; over a row too long for the widened panel; with large magnitudes.
+TEST_P(OpSuite, MatMulManyTasks) {
+  Random random(5);
+  for (DType type : kWeightTypes) {
+    CheckMatMul(*backend_, *ref_, random, type, 131, 33, 301, false, 1);
+    CheckMatMul(*backend_, *ref_, random, type, 14, 2777, 7, true, 1);
+    CheckMatMul(*backend_, *ref_, random, type, 20, 64, 40, false, 1e18F);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(OpSuite, MatMulOfSubnormalHalves) {
+  Random random(6);
+  const Guarded x = random.Make(DType::kF32, {7, 64});
+  Guarded weight(DType::kF16, {5, 64}), out(DType::kF32, {7, 5}), want(DType::kF32, {7, 5});
+  for (std::int64_t i = 0; i < weight.size(); ++i) {
+    weight.u16()[i] = static_cast<std::uint16_t>(random.Below(0x400) | random.Below(2) << 15);
+  }
+  ASSERT_TRUE(Succeeds(backend_->MatMul({x, weight, false, out})));
+  ASSERT_TRUE(Succeeds(ref_->MatMul({x, weight, false, want})));
+  ASSERT_GT(LargestMagnitude(want), 0);
+  ASSERT_TRUE(
+      Near(out, want, [&](std::int64_t i) { return 66 * kEps * Norm(x, i / 5, 64) * Norm(weight, i % 5, 64); }));
+}
+
+TEST_P(OpSuite, MatMulRowsAndColumnsStandAlone) {
+  Random random(7);
+  constexpr std::int64_t kRows = 131, kColumns = 37;
+  for (DType type : kWeightTypes) {
+    for (std::int64_t inner : {std::int64_t{17}, std::int64_t{512}}) {
+      const Guarded x = random.Make(DType::kF32, {kRows, inner}), weight = random.Make(type, {kColumns, inner});
+      Guarded all(DType::kF32, {kRows, kColumns});
+      ASSERT_TRUE(Succeeds(backend_->MatMul({x, weight, false, all})));
+      for (std::int64_t rows : {1, 2, 3, 5, 6, 7, 12, 13, 37, 97}) {
+        const std::int64_t begin = random.Below(kRows - rows + 1);
+        Guarded part(DType::kF32, {rows, kColumns});
+        ASSERT_TRUE(Succeeds(backend_->MatMul({(*x).Rows(begin, begin + rows), weight, false, part})));
+        ASSERT_TRUE(SameBits(part, (*all).Rows(begin, begin + rows))) << rows << " rows from " << begin;
+      }
+      for (std::int64_t column = 0; column < kColumns; ++column) {
+        Guarded one(DType::kF32, {kRows, 1});
+        ASSERT_TRUE(Succeeds(backend_->MatMul({x, (*weight).Rows(column, column + 1), false, one})));
+        for (std::int64_t t = 0; t < kRows; ++t) {
+          ASSERT_TRUE(SameBits(one.f32() + t, all.f32() + t * kColumns + column, 4)) << "column " << column;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(OpSuite, Rope) {
+  Random random(8);
+  for (std::int64_t head_dim : {2, 6, 64, 96, 128}) {
+    const RopeFixture rope(300, head_dim);
+    const std::int64_t half = head_dim / 2;
+    for (std::int64_t rows : kRowCounts) {
+      const Guarded x = random.Make(DType::kF32, {rows, 3, head_dim}, 5);
+      Guarded positions(DType::kInt32, {rows}), out(DType::kF32, {rows, 3, head_dim}),
+          want(DType::kF32, {rows, 3, head_dim});
+      for (std::int64_t t = 0; t < rows; ++t) positions.i32()[t] = static_cast<std::int32_t>(random.Below(300));
+      ASSERT_TRUE(Succeeds(backend_->Rope({x, positions, rope.table(), out})));
+      ASSERT_TRUE(Succeeds(ref_->Rope({x, positions, rope.table(), want})));
+      ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+        const std::int64_t other = i % head_dim < half ? i + half : i - half;
+        return 2 * kEps * (std::abs(x[i]) + std::abs(x[other]));
+      }));
+      ASSERT_TRUE(Succeeds(backend_->Rope({x, positions, rope.table(), x})));
+      ASSERT_TRUE(SameBits(x, out)) << "in place";
+    }
+  }
+}
+
+TEST_P(OpSuite, SwiGlu) {
+  Random random(9);
+  for (std::int64_t width : kWidths) {
+    for (std::int64_t rows : kRowCounts) {
+      for (float magnitude : {1.0F, 120.0F, 1e30F}) {
+        const Guarded gate = random.Make(DType::kF32, {rows, width}, magnitude);
+        const Guarded up = random.Make(DType::kF32, {rows, width}, 3);
+        Guarded out(DType::kF32, {rows, width}), want(DType::kF32, {rows, width});
+        ASSERT_TRUE(Succeeds(backend_->SwiGlu({gate, up, out})));
+        ASSERT_TRUE(Succeeds(ref_->SwiGlu({gate, up, want})));
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+          return 6 * kEps * std::abs(want[i]) + 0x1p-121 * std::abs(up[i]) + 0x1p-149;
+        }));
+        ASSERT_TRUE(Succeeds(backend_->SwiGlu({gate, up, gate})));
+        ASSERT_TRUE(SameBits(gate, out)) << "in place";
+      }
+    }
+  }
+}
+
+// Every 997th float from below the smallest result to above the largest.
+TEST_P(OpSuite, ExpIsWithinTwoUlp) {
+  std::vector<float> x, out;
+  for (float limit : {-110.0F, 95.0F}) {
+    for (std::uint32_t bits = 0; bits <= std::bit_cast<std::uint32_t>(std::abs(limit)); bits += 997) {
+      x.push_back(std::copysign(std::bit_cast<float>(bits), limit));
+    }
+  }
+  out.resize(x.size());
+  GetParam().kernels->exp(x.data(), out.data(), static_cast<std::int64_t>(x.size()));
+  double worst = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double want = std::exp(double{x[i]});
+    if (want > std::numeric_limits<float>::max()) {
+      ASSERT_GE(out[i], 0.999999 * double{std::numeric_limits<float>::max()}) << x[i];
+      continue;
+    }
+    const double ulp = std::max(std::ldexp(1.0, std::ilogb(want) - 23), 0x1p-149);
+    worst = std::max(worst, std::abs(out[i] - want) / ulp);
+  }
+  EXPECT_LE(worst, 2.0);
+  RecordProperty("worst_exp_error_in_thousandths_of_ulp", static_cast<int>(worst * 1000));
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::array<float, 5> special = {inf, -inf, std::nanf(""), 0.0F, 90.0F};
+  std::array<float, 5> result{};
+  GetParam().kernels->exp(special.data(), result.data(), 5);
+  EXPECT_EQ(result[0], inf);
+  EXPECT_EQ(result[1], 0.0F);
+  EXPECT_TRUE(std::isnan(result[2]));
+  EXPECT_EQ(result[3], 1.0F);
+  EXPECT_EQ(result[4], inf);
+}
+
+// Rows [begin, begin + rows) of a [Hk, rows, D] cache as [T, Hk, D].
+Guarded ToTokens(const Guarded& cache, std::int64_t begin, std::int64_t rows) {
+  const auto [heads, cache_rows, head_dim, unused] = (*cache).dims;
+  Guarded tokens(DType::kF32, {rows, heads, head_dim});
+  for (std::int64_t row = 0; row < rows * heads; ++row) {
+    const float* from = cache.f32() + (row % heads * cache_rows + begin + row / heads) * head_dim;
+    std::memcpy(tokens.f32() + row * head_dim, from, static_cast<std::size_t>(head_dim) * sizeof(float));
+  }
+  return tokens;
+}
+
+TEST_P(OpSuite, Unfold) {
+  Random random(10);
+  constexpr std::int64_t kHeads = 3, kOutRows = 70;
+  for (DType type : {DType::kF32, DType::kBF16}) {
+    for (std::int64_t head_dim : {64, 96, 128}) {
+      const RopeFixture rope(100, head_dim);
+      for (std::int64_t rows : kRowCounts) {
+        const std::int64_t row_begin = random.Below(kOutRows - rows + 1);
+        const Guarded k = random.Make(type, {rows, kHeads, head_dim}), v = random.Make(type, {rows, kHeads, head_dim});
+        Guarded positions(DType::kInt32, {rows});
+        for (std::int64_t t = 0; t < rows; ++t) positions.i32()[t] = static_cast<std::int32_t>(random.Below(100));
+        Guarded out_k(DType::kF32, {kHeads, kOutRows, head_dim}), out_v(DType::kF32, {kHeads, kOutRows, head_dim});
+        Guarded wide(DType::kF32, {rows, kHeads, head_dim}), turned(DType::kF32, {rows, kHeads, head_dim});
+        for (std::int64_t i = 0; i < k.size(); ++i) wide.f32()[i] = static_cast<float>(Widened(k, i));
+        ASSERT_TRUE(Succeeds(backend_->Unfold({k, v, positions, rope.table(), row_begin, out_k, out_v})));
+        ASSERT_TRUE(Succeeds(backend_->Rope({wide, positions, rope.table(), turned})));
+        ASSERT_TRUE(out_k.Intact() && out_v.Intact());
+        // Written rows equal Rope of the widened key bit for bit, and the value itself; others are as before.
+        for (std::int64_t i = 0; i < out_k.size(); ++i) {
+          const std::int64_t head = i / head_dim / kOutRows, t = i / head_dim % kOutRows - row_begin;
+          const std::int64_t from = (t * kHeads + head) * head_dim + i % head_dim;
+          if (t < 0 || t >= rows) {
+            ASSERT_TRUE(std::isnan(out_k[i]) && std::isnan(out_v[i])) << "row outside was written";
+          } else {
+            ASSERT_TRUE(SameBits(out_k.f32() + i, turned.f32() + from, 4));
+            ASSERT_EQ(out_v[i], Widened(v, from));
+          }
+        }
+        Guarded ref_k(DType::kF32, {kHeads, kOutRows, head_dim}), ref_v(DType::kF32, {kHeads, kOutRows, head_dim});
+        std::memcpy(ref_k.f32(), out_k.f32(), (*out_k).bytes());
+        std::memcpy(ref_v.f32(), out_v.f32(), (*out_v).bytes());
+        ASSERT_TRUE(Succeeds(ref_->Unfold({k, v, positions, rope.table(), row_begin, ref_k, ref_v})));
+        ASSERT_TRUE(SameBits(ref_v, out_v));
+        ASSERT_TRUE(Near(turned, ToTokens(ref_k, row_begin, rows), [&](std::int64_t i) {
+          const std::int64_t other = i % head_dim < head_dim / 2 ? i + head_dim / 2 : i - head_dim / 2;
+          return 2 * kEps * (std::abs(wide[i]) + std::abs(wide[other]));
+        }));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, OpSuite, ::testing::ValuesIn(Candidates()),
+                         [](const auto& info) { return info.param.Name(); });
+
+}  // namespace
+}  // namespace unfold
