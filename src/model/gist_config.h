@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// gist_config.json: what Unfold adds to a checkpoint. Gist rules, prompts, limits and routing.
+#ifndef UNFOLD_MODEL_GIST_CONFIG_H_
+#define UNFOLD_MODEL_GIST_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "model/config.h"
+#include "text/gist_sequence.h"
+#include "text/prompt.h"
+#include "text/tokenizer.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+enum class RouteScoring { kMaxSim, kStandardised };  // method.md section 7
+
+struct RoutingHead {
+  int layer = 0;
+  int head = 0;
+  float weight = 1;
+};
+
+struct GistConfig {
+  GistRules rules;
+  double compression = 0;  // r
+  int part_tokens = 0;     // raw tokens of the longest part
+  int max_question_tokens = 0;
+  int max_answer_tokens = 0;
+  int max_documents = 0;                   // parts placed when routing; 0: no limit but the token budget
+  std::vector<TokenId> suppressed_tokens;  // never generated; gists are not either, whether listed or not
+
+  std::string document_template;  // with {title} and {text}
+  PromptTemplate prefix;
+  PromptTemplate question;
+
+  RouteScoring scoring = RouteScoring::kMaxSim;
+  PromptTemplate routing;
+  std::vector<RoutingHead> routing_heads;
+};
+
+// Reads `model_dir`/gist_config.json and merges `overrides` (a JSON object, RFC 7396; may be empty) over it. NotFound
+// with what to do when neither names gist tokens; InvalidArgument naming the field: unknown, of a wrong type, or asking
+// for what this build does not do.
+Result<GistConfig> LoadGistConfig(const std::string& model_dir, std::string_view overrides, const ModelConfig& model,
+                                  const Tokenizer& tokenizer);
+
+}  // namespace unfold
+
+#endif  // UNFOLD_MODEL_GIST_CONFIG_H_

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Transformer: the layer loop of a Llama decoder in backend operations. What a query attends is the caller's matter:
+// the loop hands un-rotated q, k, v of each layer to a LayerAttention and goes on with what it returns.
+#ifndef UNFOLD_MODEL_TRANSFORMER_H_
+#define UNFOLD_MODEL_TRANSFORMER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "model/safetensors.h"
+#include "model/weights.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// Attention of one forward pass. Tensors are f32 on the backend and valid during the call only.
+class LayerAttention {
+ public:
+  virtual ~LayerAttention() = default;
+  // q [T, H, D], k and v [T, Hk, D], none rotated; writes out [T, H, D]. A Status other than Ok ends the pass with it:
+  // that is also how a pass is cancelled between layers. In the last layer of a keys_only pass q and out are empty.
+  virtual Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) = 0;
+};
+
+// Grows on demand, so that steady work allocates nothing.
+class ScratchBuffer {
+ public:
+  // Not initialised; valid until the next call.
+  Result<Tensor> Get(Backend& backend, DType type, std::initializer_list<std::int64_t> shape);
+  // The same, filled from host memory: i32 [values.size()].
+  Result<Tensor> Upload(Backend& backend, std::span<const std::int32_t> values);
+
+ private:
+  Buffer buffer_;
+};
+
+// Thread-compatible: one pass at a time; it owns the activations.
+class Transformer {
+ public:
+  // `backend` must outlive it.
+  static Result<std::unique_ptr<Transformer>> Load(const std::string& model_dir, Backend& backend);
+
+  const ModelConfig& config() const { return config_; }
+  const SafeTensors& checkpoint() const { return checkpoint_; }
+  const RopeTable& rope() const { return rope_; }
+  Backend& backend() { return backend_; }
+
+  struct PassOptions {
+    int num_layers = 0;      // 0: all
+    bool keys_only = false;  // the last layer computes k and v alone: encoding needs no more of it
+  };
+  // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
+  Status Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options);
+  Status Run(std::span<const TokenId> ids, LayerAttention& attention) { return Run(ids, attention, PassOptions{}); }
+  // Logits of row `row` of the last full pass, V floats on the host.
+  Status Logits(std::int64_t row, std::vector<float>& logits);
+
+ private:
+  Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend)
+      : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend) {}
+  Status BuildRope();
+  Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
+  Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
+
+  ModelConfig config_;
+  SafeTensors checkpoint_;
+  Backend& backend_;
+  Weights weights_;
+  Buffer rope_cos_, rope_sin_;
+  RopeTable rope_;
+  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [T, F].
+  ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
+  Tensor hidden_view_;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_MODEL_TRANSFORMER_H_
