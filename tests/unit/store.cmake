@@ -1,0 +1,6 @@
+unfold_test(NAME kv_format_test LABEL unit SOURCES unit/kv_format_test.cc LIBS unfold_store)
+unfold_test(NAME store_test LABEL unit SOURCES unit/store_test.cc LIBS unfold_store PkgConfig::ROCKSDB)
+unfold_test(NAME store_damage_test LABEL unit TIMEOUT 300 SOURCES unit/store_damage_test.cc LIBS unfold_store)
+unfold_test(NAME store_readers_test LABEL unit SOURCES unit/store_readers_test.cc LIBS unfold_store)
+unfold_test(NAME store_processes_test LABEL unit SOURCES unit/store_processes_test.cc LIBS unfold_store)
+unfold_test(NAME store_property_test LABEL property SOURCES unit/store_property_test.cc LIBS unfold_store)
