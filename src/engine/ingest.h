@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ingest: documents pulled from a source, tokenized on the caller's thread, encoded in packed passes on the engine's
+// thread, written and published in groups.
+#ifndef UNFOLD_ENGINE_INGEST_H_
+#define UNFOLD_ENGINE_INGEST_H_
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/loaded_model.h"
+#include "rag/encoder.h"
+#include "store/store.h"
+#include "unfold/base.h"
+#include "unfold/engine.h"
+
+namespace unfold {
+
+// Runs one packed pass on the engine's thread and waits for it.
+using EncodeRunner = std::function<Status(std::span<const EncodeJob> jobs, std::vector<StoreRecord>& records)>;
+
+DocumentInfo InfoOf(const DocumentRecord& record);
+
+// One run of Engine::Ingest. Thread-compatible: lives on the caller's thread.
+class IngestSession {
+ public:
+  IngestSession(Store& store, const LoadedModel& model, EncodeRunner encode, std::int64_t batch_tokens,
+                const IngestOptions& options, const IngestSink& sink)
+      : store_(store),
+        model_(model),
+        encode_(std::move(encode)),
+        batch_tokens_(batch_tokens),
+        options_(options),
+        sink_(sink) {}
+
+  Result<IngestProgress> Run(std::string_view collection, const DocumentSource& source);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  // A document taken, not yet published.
+  struct Pending {
+    DocumentId id;
+    PreparedDocument prepared;
+    bool replaces = false;
+    std::uint32_t num_encoded = 0;  // parts
+  };
+
+  Status LoadExisting(std::string_view collection);
+  Status Accept(DocumentInput input);
+  Status Validate(const DocumentInput& input) const;
+  // The parts at the front of the queue that make one batch.
+  std::vector<EncodeJob> NextJobs() const;
+  // Encodes one batch, writes it, publishes documents that are complete.
+  Status RunBatch();
+  Status PublishComplete();
+  // After a stop: finishes what fits the batch in flight, gives up the rest.
+  Status Wind();
+  Status AbandonAll(const Status& why);
+  void Report(DocumentVerdict verdict, std::uint64_t text_bytes);
+  void ReportProgress();
+
+  Store& store_;
+  const LoadedModel& model_;
+  EncodeRunner encode_;
+  std::int64_t batch_tokens_;
+  const IngestOptions& options_;
+  const IngestSink& sink_;
+
+  CollectionId collection_;
+  struct Known {
+    std::uint64_t hash[2];
+    DocumentInfo info;
+  };
+  std::map<std::string, Known, std::less<>> known_;  // published documents by name
+  std::set<std::string, std::less<>> taken_;         // names of this run
+  std::deque<Pending> pending_;                      // parts are encoded front to back
+  std::int64_t pending_tokens_ = 0;                  // of parts not yet encoded, gists included
+  IngestProgress progress_;
+  Clock::time_point begin_ = Clock::now();
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_ENGINE_INGEST_H_

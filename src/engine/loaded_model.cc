@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/loaded_model.h"
+
+#include <filesystem>
+
+#include "base/json.h"
+#include "model/checkpoint.h"
+
+namespace unfold {
+namespace {
+
+Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
+  const std::string path = options.model_path + "/tokenizer.json";
+  UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
+  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path));
+  loaded.tokenizer_hash = HashHex(bytes);
+  const ModelConfig& config = loaded.transformer->config();
+  if (loaded.tokenizer->vocab_size() != config.vocab_size) {
+    return Status::InvalidArgument(path + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +
+                                   " tokens, config.json says vocab_size " + std::to_string(config.vocab_size) +
+                                   ": tokenizer and model do not belong together");
+  }
+  UNFOLD_TRY_ASSIGN(loaded.gist, LoadGistConfig(options.model_path, options.gist_overrides, config, *loaded.tokenizer));
+  loaded.text.tokenizer = loaded.tokenizer.get();
+  loaded.text.config = &loaded.gist;
+  loaded.text.word_starts = WordStarts(*loaded.tokenizer, config.vocab_size);
+  return Status::Ok();
+}
+
+}  // namespace
+
+GeneratorContext LoadedModel::Context(const EngineOptions& options) const {
+  return {transformer.get(), &gist, tokenizer.get(), cache.get(), prefix.get(), options.encode_batch_tokens};
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options, const std::string& weights_cache_path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(options.model_path, ignored)) {
+    return Status::NotFound(options.model_path + ": no such model directory");
+  }
+  auto loaded = std::make_unique<LoadedModel>();
+  UNFOLD_TRY_ASSIGN(loaded->backend, MakeBackend(options.backend, options.num_threads));
+  UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend));
+  UNFOLD_TRY(LoadText(options, *loaded));
+  UNFOLD_TRY_ASSIGN(loaded->weights_hash, WeightsIdentity(loaded->transformer->checkpoint(), weights_cache_path));
+  UNFOLD_TRY_ASSIGN(loaded->cache, UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
+                                                     options.unfold_cache_bytes, options.block_cache_bytes));
+  UNFOLD_TRY_ASSIGN(loaded->prefix, ComputePrefix(*loaded->transformer, loaded->gist, *loaded->tokenizer));
+  return loaded;
+}
+
+}  // namespace unfold

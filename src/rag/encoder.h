@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Encoder: documents, each alone, to per-layer gist and raw KV (method.md sections 3 and 6). Parts of many documents
+// are packed into one pass; a part's KV does not depend on what it was packed with.
+#ifndef UNFOLD_RAG_ENCODER_H_
+#define UNFOLD_RAG_ENCODER_H_
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/transformer.h"
+#include "rag/prepared_document.h"
+#include "store/store.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// Ok to go on, Cancelled to end the work at hand. Called between layers and between tokens.
+using CancelCheck = std::function<Status()>;
+
+// Gets the keys (not rotated) and values of one layer, [T, Hk, D] each, rows in the order of the packed sequences.
+using LayerKvSink = std::function<Status(int layer, const Tensor& k, const Tensor& v)>;
+
+// One packed pass over sequences of one kind: all with gists, or all plain.
+Status EncodePass(Transformer& model, std::span<const GistSequence* const> sequences, const LayerKvSink& sink,
+                  const CancelCheck& check);
+
+// One part to encode, and the document it belongs to.
+struct EncodeJob {
+  DocumentId document;
+  std::uint32_t part = 0;
+  const PreparedPart* prepared = nullptr;
+};
+
+// Encodes `jobs` in one pass and appends their sealed gist and raw records to `records`.
+Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,
+                   std::vector<StoreRecord>& records);
+
+}  // namespace unfold
+
+#endif  // UNFOLD_RAG_ENCODER_H_

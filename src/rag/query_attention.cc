@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rag/query_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+namespace unfold {
+
+std::int64_t DefaultTopK(std::int64_t num_tokens, double compression, int group_size, int chunk_size,
+                         std::int64_t num_chunks) {
+  const double share = static_cast<double>(num_tokens) / (compression * group_size * chunk_size);
+  return std::min(static_cast<std::int64_t>(std::floor(share)) + 1, std::max<std::int64_t>(1, num_chunks / 4));
+}
+
+QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens,
+                               WorkingSet* context, CausalKv tail, SelectionBudget budget, CancelCheck check)
+    : model_(model),
+      prefix_(prefix),
+      prefix_tokens_(prefix_tokens),
+      context_(context),
+      tail_(std::move(tail)),
+      budget_(budget),
+      check_(std::move(check)) {
+  const std::size_t num_chunks = context_ == nullptr ? 0 : static_cast<std::size_t>(context_->num_chunks());
+  report_.chunk_mass.assign(num_chunks, 0);
+  pass_mass_.assign(num_chunks, 0);
+  seen_.assign(num_chunks, 0);
+  report_.first_chosen.resize(model_.config().num_layers);
+}
+
+Status QueryAttention::BeginPass(std::int64_t num_tokens) {
+  tail_tokens_ += pass_tokens_;
+  pass_tokens_ = num_tokens;
+  if (tail_tokens_ + num_tokens > tail_.capacity())
+    return Status::Internal("the tail of a query is longer than planned");
+  std::fill(pass_mass_.begin(), pass_mass_.end(), 0);
+  pass_share_sum_ = 0;
+  pass_shares_ = 0;
+  const std::int64_t begin = context_ == nullptr ? prefix_tokens_ : context_->end_position();
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(begin + tail_tokens_));
+  UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
+  return Status::Ok();
+}
+
+void QueryAttention::CommitPass() {
+  for (std::size_t c = 0; c < pass_mass_.size(); ++c) report_.chunk_mass[c] += pass_mass_[c];
+  report_.chosen_share_sum += pass_share_sum_;
+  report_.num_shares += pass_shares_;
+}
+
+Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
+  UNFOLD_TRY(check_());
+  UNFOLD_TRY(tail_.Append(model_, layer, tail_tokens_, k, v, positions_));
+  SparseAttentionArgs args;
+  args.q = q;
+  args.positions = positions_;
+  args.rope = model_.rope();
+  args.scale = 1.0F / std::sqrt(static_cast<float>(model_.config().head_dim));
+  args.prefix_k = prefix_.k(layer);
+  args.prefix_v = prefix_.v(layer);
+  args.prefix_tokens = prefix_tokens_;
+  args.tail_k = tail_.k(layer);
+  args.tail_v = tail_.v(layer);
+  args.tail_begin = tail_tokens_;
+  args.out = out;
+  ContextView view;
+  if (context_ != nullptr) {
+    view = context_->View(layer);
+    args.context = &view;
+    args.collapse = layer == 0;
+    if (layer > 0 && context_->num_chunks() > 0) {
+      UNFOLD_TRY(Select(layer, q, view, args));
+      args.chunk_mass = pass_mass_;
+      args.mass_from = pass_tokens_ - 1;
+    }
+  }
+  return model_.backend().SparseAttention(args);
+}
+
+// Chooses chunks for every query row and makes them resident.
+Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
+  Backend& backend = model_.backend();
+  const ModelConfig& config = model_.config();
+  const std::int64_t chunks = context_->num_chunks();
+  UNFOLD_TRY_ASSIGN(const Tensor scores, scores_.Get(backend, DType::kF32, {pass_tokens_, config.heads, chunks}));
+  UNFOLD_TRY_ASSIGN(args.chosen, chosen_.Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads, chunks}));
+  UNFOLD_TRY_ASSIGN(args.counts, counts_.Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
+  UNFOLD_TRY(
+      backend.GistScore({.q = q, .positions = positions_, .rope = model_.rope(), .context = &view, .scores = scores}));
+  UNFOLD_TRY(backend.SelectChunks({.scores = scores,
+                                   .kv_heads = config.kv_heads,
+                                   .top_k = budget_.top_k,
+                                   .top_p = budget_.top_p,
+                                   .scale = args.scale,
+                                   .chosen = args.chosen,
+                                   .counts = args.counts}));
+  host_chosen_.resize(args.chosen.size());
+  host_counts_.resize(args.counts.size());
+  UNFOLD_TRY(backend.Download(host_chosen_.data(), args.chosen));
+  UNFOLD_TRY(backend.Download(host_counts_.data(), args.counts));
+  Record(layer, pass_tokens_);
+
+  distinct_.clear();
+  for (std::size_t row = 0; row < host_counts_.size(); ++row) {
+    for (std::int32_t i = 0; i < host_counts_[row]; ++i) {
+      const std::int32_t chunk = host_chosen_[row * chunks + i];
+      if (seen_[chunk] == 0) distinct_.push_back(chunk);
+      seen_[chunk] = 1;
+    }
+  }
+  for (const std::int32_t chunk : distinct_) seen_[chunk] = 0;
+  std::sort(distinct_.begin(), distinct_.end());  // neighbours share a stored block
+  return context_->MakeResident(layer, distinct_);
+}
+
+// The last row of a pass is an answer query.
+void QueryAttention::Record(int layer, std::int64_t num_tokens) {
+  const std::int64_t kv_heads = model_.config().kv_heads;
+  const std::int64_t chunks = context_->num_chunks();
+  auto& first = report_.first_chosen[layer];
+  const bool keep_first = first.empty();
+  for (std::int64_t head = 0; head < kv_heads; ++head) {
+    const std::int64_t row = (num_tokens - 1) * kv_heads + head;
+    const std::int32_t count = host_counts_[row];
+    pass_share_sum_ += static_cast<double>(count) / static_cast<double>(chunks);
+    ++pass_shares_;
+    if (keep_first) {
+      const auto begin = host_chosen_.begin() + row * chunks;
+      first.emplace_back(begin, begin + count);
+    }
+  }
+}
+
+}  // namespace unfold

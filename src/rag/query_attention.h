@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// QueryAttention: what the question's and the answer's tokens attend, layer by layer (method.md section 4): score the
+// gists, choose chunks per head, unite them per group, unfold what is not resident, attend.
+#ifndef UNFOLD_RAG_QUERY_ATTENTION_H_
+#define UNFOLD_RAG_QUERY_ATTENTION_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/transformer.h"
+#include "rag/causal_kv.h"
+#include "rag/working_set.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// How many chunks a head keeps (method.md 4.2).
+struct SelectionBudget {
+  std::int64_t top_k = 0;
+  float top_p = 0;  // > 0: nucleus instead
+};
+
+// The default: min(floor(n / (r * G * L)) + 1, max(1, floor(chunks / 4))), n tokens of the context, gists included.
+std::int64_t DefaultTopK(std::int64_t num_tokens, double compression, int group_size, int chunk_size,
+                         std::int64_t num_chunks);
+
+// What the answer queries did: the prompt's last token, then each generated token but the last.
+struct AttentionReport {
+  std::vector<double> chunk_mass;  // by chunk of the working set
+  double chosen_share_sum = 0;     // chosen / all chunks, summed over selective layers, key/value heads and queries
+  std::int64_t num_shares = 0;
+  // Chunks that the prompt's last token chose: first_chosen[layer][kv head], ascending. Empty for layer 0.
+  std::vector<std::vector<std::vector<std::int32_t>>> first_chosen;
+};
+
+// Thread-compatible. Model, prefix and working set must outlive it; `context` may be null (no documents).
+class QueryAttention : public LayerAttention {
+ public:
+  QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens, WorkingSet* context,
+                 CausalKv tail, SelectionBudget budget, CancelCheck check);
+
+  // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query.
+  Status BeginPass(std::int64_t num_tokens);
+  // Counts the last pass into the report: its token became part of the answer.
+  void CommitPass();
+  Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
+
+  const AttentionReport& report() const { return report_; }
+
+ private:
+  Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
+  void Record(int layer, std::int64_t num_tokens);
+
+  Transformer& model_;
+  const CausalKv& prefix_;
+  std::int64_t prefix_tokens_;
+  WorkingSet* context_;
+  CausalKv tail_;
+  SelectionBudget budget_;
+  CancelCheck check_;
+
+  std::int64_t tail_tokens_ = 0;  // before the running pass
+  std::int64_t pass_tokens_ = 0;
+  ScratchBuffer position_memory_, scores_, chosen_, counts_;
+  Tensor positions_;
+  std::vector<std::int32_t> host_chosen_, host_counts_, distinct_;
+  std::vector<char> seen_;
+
+  AttentionReport report_;
+  std::vector<double> pass_mass_;
+  double pass_share_sum_ = 0;
+  std::int64_t pass_shares_ = 0;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_RAG_QUERY_ATTENTION_H_

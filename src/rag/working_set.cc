@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rag/working_set.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace unfold {
+namespace {
+
+RecordKey KeyOf(const PartRef& ref, RecordKind kind, int layer = 0, std::uint32_t block = 0) {
+  return {kind, ref.id, ref.part, static_cast<std::uint16_t>(layer), block};
+}
+
+Status Contradiction(const PartRef& ref, std::string_view what) {
+  return Status::Corruption("document '" + ref.document + "', part " + std::to_string(ref.part) + ": " +
+                            std::string(what));
+}
+
+Status CheckShape(const KvHeader& header, const ModelConfig& config, std::int64_t num_rows, const PartRef& ref) {
+  if (header.kv_heads != config.kv_heads || header.head_dim != config.head_dim || header.num_rows != num_rows) {
+    return Contradiction(ref, "stored KV has " + std::to_string(header.num_rows) + " rows of " +
+                                  std::to_string(header.kv_heads) + " heads of " + std::to_string(header.head_dim) +
+                                  ", expected " + std::to_string(num_rows) + " of " + std::to_string(config.kv_heads) +
+                                  " of " + std::to_string(config.head_dim));
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Tensor WorkingSet::SinkView(const Buffer& buffer) const {
+  return buffer.View(DType::kF32, {model_.config().kv_heads, segment_sink_.back(), model_.config().head_dim});
+}
+
+Tensor WorkingSet::GistView(const Buffer& buffer) const {
+  return buffer.View(DType::kF32, {model_.config().kv_heads, num_chunks(), model_.config().head_dim});
+}
+
+ContextView WorkingSet::View(int layer) const {
+  const LayerKv& kv = layers_[layer];
+  ContextView view;
+  view.segment_offset = segment_offset_;
+  view.segment_chunk = segment_chunk_;
+  view.segment_sink = segment_sink_;
+  view.sink_k = SinkView(kv.sink_k);
+  view.sink_v = SinkView(kv.sink_v);
+  view.gist_k = GistView(kv.gist_k);
+  view.gist_v = GistView(kv.gist_v);
+  view.chunk_page = kv.chunk_page;
+  view.chunk_tokens = chunk_tokens_;
+  view.page_k = cache_.page_k();
+  view.page_v = cache_.page_v();
+  return view;
+}
+
+// Dense parts have no chunks: all their tokens are in the place of sinks, which everything sees.
+Status WorkingSet::ReadTables(std::vector<PartRef> parts, std::int32_t first_position, bool dense) {
+  end_position_ = first_position;
+  segment_chunk_.push_back(0);
+  segment_sink_.push_back(0);
+  for (PartRef& ref : parts) {
+    const RecordKey key = KeyOf(ref, RecordKind::kChunks);
+    UNFOLD_TRY_ASSIGN(const std::string sealed, ref.snapshot->Read(key));
+    PlacedPart placed;
+    UNFOLD_TRY_ASSIGN(placed.table, OpenChunks(sealed, key.ToString()));
+    const auto num_tokens = static_cast<std::int32_t>(placed.table.token_ids.size());
+    std::int32_t position = static_cast<std::int32_t>(placed.table.num_sinks);
+    if (std::accumulate(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end(), position) != num_tokens) {
+      return Contradiction(ref, "chunk lengths do not sum to its tokens");
+    }
+    const auto longest = std::max_element(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end());
+    if (longest != placed.table.chunk_tokens.end() && *longest > cache_.page_k().dims[2]) {
+      return Contradiction(ref, "a chunk is longer than chunk_size allows");
+    }
+    if (dense) {
+      placed.table.num_sinks = static_cast<std::uint32_t>(num_tokens);
+      placed.table.chunk_tokens.clear();
+    }
+    placed.offset = end_position_;
+    placed.first_chunk = segment_chunk_.back();
+    std::int32_t row = 0;
+    for (std::size_t chunk = 0; chunk < placed.table.chunk_tokens.size(); ++chunk) {
+      if (chunk % kChunksPerRawBlock == 0) row = 0;
+      const std::int32_t length = placed.table.chunk_tokens[chunk];
+      chunk_tokens_.push_back(length);
+      chunk_position_.push_back(position);
+      chunk_row_.push_back(row);
+      chunk_part_.push_back(static_cast<std::int32_t>(parts_.size()));
+      position += length;
+      row += length;
+    }
+    segment_offset_.push_back(placed.offset);
+    segment_chunk_.push_back(placed.first_chunk + placed.num_chunks());
+    segment_sink_.push_back(segment_sink_.back() + static_cast<std::int32_t>(placed.table.num_sinks));
+    num_tokens_ += num_tokens;
+    num_gists_ += placed.num_chunks();
+    end_position_ += num_tokens;
+    placed.ref = std::move(ref);
+    parts_.push_back(std::move(placed));
+  }
+  return Status::Ok();
+}
+
+Status WorkingSet::AllocateLayers() {
+  layers_.resize(model_.config().num_layers);
+  const std::size_t row_bytes = sizeof(float) * model_.config().kv_heads * model_.config().head_dim;
+  for (LayerKv& layer : layers_) {
+    UNFOLD_TRY_ASSIGN(layer.sink_k, model_.backend().Allocate(row_bytes * segment_sink_.back()));
+    UNFOLD_TRY_ASSIGN(layer.sink_v, model_.backend().Allocate(row_bytes * segment_sink_.back()));
+    UNFOLD_TRY_ASSIGN(layer.gist_k, model_.backend().Allocate(row_bytes * num_chunks()));
+    UNFOLD_TRY_ASSIGN(layer.gist_v, model_.backend().Allocate(row_bytes * num_chunks()));
+    layer.chunk_page.assign(num_chunks(), -1);
+  }
+  return Status::Ok();
+}
+
+Status WorkingSet::LoadRows(const KvView& record, std::int64_t row_begin, std::span<const std::int32_t> positions,
+                            std::int64_t out_begin, const Tensor& out_k, const Tensor& out_v) {
+  const auto num_rows = static_cast<std::int64_t>(positions.size());
+  if (num_rows == 0) return Status::Ok();
+  const KvHeader& header = record.header;
+  const std::size_t row_bytes = std::size_t{header.kv_heads} * header.head_dim * DTypeBytes(header.dtype);
+  const char* k_rows = record.payload.data() + row_begin * row_bytes;
+  Backend& backend = model_.backend();
+  UNFOLD_TRY_ASSIGN(const Tensor k, staged_k_.Get(backend, header.dtype, {num_rows, header.kv_heads, header.head_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor v, staged_v_.Get(backend, header.dtype, {num_rows, header.kv_heads, header.head_dim}));
+  UNFOLD_TRY(backend.Upload(k, k_rows));
+  UNFOLD_TRY(backend.Upload(v, k_rows + header.num_rows * row_bytes));
+  UNFOLD_TRY_ASSIGN(const Tensor position_view, positions_.Upload(backend, positions));
+  return backend.Unfold({.k = k,
+                         .v = v,
+                         .positions = position_view,
+                         .rope = model_.rope(),
+                         .row_begin = out_begin,
+                         .out_k = out_k,
+                         .out_v = out_v});
+}
+
+Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
+  std::vector<RecordKey> keys;
+  for (int layer = 0; layer < model_.config().num_layers; ++layer) {
+    keys.push_back(KeyOf(part.ref, RecordKind::kGist, layer));
+  }
+  UNFOLD_TRY_ASSIGN(const std::vector<std::string> records, part.ref.snapshot->ReadMany(keys));
+  std::vector<std::int32_t> sink_positions(part.table.num_sinks);
+  std::iota(sink_positions.begin(), sink_positions.end(), 0);
+  std::vector<std::int32_t> gist_positions;  // a gist shares the position of the last raw token before it
+  for (std::int32_t c = part.first_chunk; c < part.first_chunk + part.num_chunks(); ++c) {
+    gist_positions.push_back(std::max(0, chunk_position_[c] + chunk_tokens_[c] - 1));
+  }
+  const std::int64_t num_rows = std::int64_t{part.table.num_sinks} + part.num_chunks();
+  for (int layer = 0; layer < model_.config().num_layers; ++layer) {
+    UNFOLD_TRY_ASSIGN(const KvView view, OpenKv(RecordKind::kGist, records[layer], keys[layer].ToString()));
+    UNFOLD_TRY(CheckShape(view.header, model_.config(), num_rows, part.ref));
+    const LayerKv& kv = layers_[layer];
+    UNFOLD_TRY(LoadRows(view, 0, sink_positions, segment_sink_[index], SinkView(kv.sink_k), SinkView(kv.sink_v)));
+    UNFOLD_TRY(LoadRows(view, part.table.num_sinks, gist_positions, part.first_chunk, GistView(kv.gist_k),
+                        GistView(kv.gist_v)));
+    kv_bytes_read_ += records[layer].size();
+  }
+  return Status::Ok();
+}
+
+Result<std::unique_ptr<WorkingSet>> WorkingSet::Place(Transformer& model, UnfoldCache& cache,
+                                                      std::vector<PartRef> parts, std::int32_t first_position) {
+  std::unique_ptr<WorkingSet> set(new WorkingSet(model, cache));
+  UNFOLD_TRY(set->ReadTables(std::move(parts), first_position, false));
+  UNFOLD_TRY(set->AllocateLayers());
+  for (std::size_t i = 0; i < set->parts_.size(); ++i) UNFOLD_TRY(set->LoadGists(set->parts_[i], i));
+  return set;
+}
+
+Status WorkingSet::EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check) {
+  std::vector<GistSequence> sequences;
+  std::vector<std::int32_t> positions;
+  for (std::size_t i = begin; i < end; ++i) {
+    sequences.push_back(BuildPlainSequence(parts_[i].table.token_ids));
+    for (const GistToken& token : sequences.back().tokens) positions.push_back(token.position);
+  }
+  std::vector<const GistSequence*> pointers;
+  for (const GistSequence& sequence : sequences) pointers.push_back(&sequence);
+  UNFOLD_TRY_ASSIGN(const Tensor position_view, positions_.Upload(model_.backend(), positions));
+  const LayerKvSink sink = [&](int layer, const Tensor& k, const Tensor& v) {
+    return model_.backend().Unfold({.k = k,
+                                    .v = v,
+                                    .positions = position_view,
+                                    .rope = model_.rope(),
+                                    .row_begin = segment_sink_[begin],
+                                    .out_k = SinkView(layers_[layer].sink_k),
+                                    .out_v = SinkView(layers_[layer].sink_v)});
+  };
+  return EncodePass(model_, pointers, sink, check);
+}
+
+Result<std::unique_ptr<WorkingSet>> WorkingSet::PlaceDense(Transformer& model, UnfoldCache& cache,
+                                                           std::vector<PartRef> parts, std::int32_t first_position,
+                                                           std::int64_t batch_tokens, const CancelCheck& check) {
+  std::unique_ptr<WorkingSet> set(new WorkingSet(model, cache));
+  UNFOLD_TRY(set->ReadTables(std::move(parts), first_position, true));
+  UNFOLD_TRY(set->AllocateLayers());
+  for (std::size_t begin = 0; begin < set->parts_.size();) {
+    std::size_t end = begin + 1;
+    auto tokens = static_cast<std::int64_t>(set->parts_[begin].table.token_ids.size());
+    while (end < set->parts_.size()) {
+      tokens += static_cast<std::int64_t>(set->parts_[end].table.token_ids.size());
+      if (tokens > batch_tokens) break;
+      ++end;
+    }
+    UNFOLD_TRY(set->EncodeDense(begin, end, check));
+    begin = end;
+  }
+  return set;
+}
+
+Status WorkingSet::ReadBlocks(int layer, std::span<const Miss> misses) {
+  // One ReadMany per store; a working set draws on at most two (the collection, and documents given with the query).
+  for (std::size_t begin = 0; begin < misses.size();) {
+    const PartRef& first = parts_[misses[begin].part].ref;
+    std::vector<RecordKey> keys;
+    std::vector<PageKey> blocks;
+    std::size_t end = begin;
+    for (; end < misses.size() && parts_[misses[end].part].ref.source == first.source; ++end) {
+      const Miss& miss = misses[end];
+      if ((!blocks.empty() && blocks.back() == miss.block) || cache_.FindBlock(miss.block) != nullptr) continue;
+      keys.push_back(KeyOf(parts_[miss.part].ref, RecordKind::kRaw, layer, miss.block.chunk));
+      blocks.push_back(miss.block);
+    }
+    UNFOLD_TRY_ASSIGN(std::vector<std::string> records, first.snapshot->ReadMany(keys));
+    for (std::size_t i = 0; i < records.size(); ++i) {
+      UNFOLD_TRY_ASSIGN(auto block, OpenBlock(keys[i], first, std::move(records[i])));
+      cache_.KeepBlock(blocks[i], std::move(block));
+    }
+    begin = end;
+  }
+  return Status::Ok();
+}
+
+Result<std::shared_ptr<const RawBlock>> WorkingSet::OpenBlock(const RecordKey& key, const PartRef& ref,
+                                                              std::string sealed) {
+  auto block = std::make_shared<RawBlock>();
+  block->sealed = std::move(sealed);
+  kv_bytes_read_ += block->sealed.size();
+  UNFOLD_TRY_ASSIGN(block->view, OpenKv(RecordKind::kRaw, block->sealed, key.ToString()));
+  UNFOLD_TRY(CheckShape(block->view.header, model_.config(), block->view.header.num_rows, ref));
+  return std::shared_ptr<const RawBlock>(block);
+}
+
+Status WorkingSet::UnfoldMiss(int layer, const Miss& miss) {
+  const PartRef& ref = parts_[miss.part].ref;
+  std::shared_ptr<const RawBlock> block = cache_.FindBlock(miss.block);
+  if (block ==
+      nullptr) {  // evicted by a later block of the same step: the block budget is smaller than one layer needs
+    const RecordKey key = KeyOf(ref, RecordKind::kRaw, layer, miss.block.chunk);
+    UNFOLD_TRY_ASSIGN(std::string sealed, ref.snapshot->Read(key));
+    UNFOLD_TRY_ASSIGN(block, OpenBlock(key, ref, std::move(sealed)));
+  }
+  const std::int32_t row = chunk_row_[miss.chunk];
+  const std::int32_t length = chunk_tokens_[miss.chunk];
+  if (row + length > static_cast<std::int64_t>(block->view.header.num_rows)) {
+    return Contradiction(ref, "a raw block is too short");
+  }
+  UNFOLD_TRY_ASSIGN(layers_[layer].chunk_page[miss.chunk],
+                    cache_.Unfold(miss.page, block->view, row, length, chunk_position_[miss.chunk]));
+  return Status::Ok();
+}
+
+Status WorkingSet::MakeResident(int layer, std::span<const std::int32_t> chunks) {
+  cache_.BeginOperation();
+  std::vector<std::int32_t>& pages = layers_[layer].chunk_page;
+  std::vector<Miss> misses;
+  for (const std::int32_t chunk : chunks) {
+    const auto part = static_cast<std::size_t>(chunk_part_[chunk]);
+    const PartRef& ref = parts_[part].ref;
+    const auto local = static_cast<std::uint32_t>(chunk - parts_[part].first_chunk);
+    PageKey key{ref.source, ref.id.value, ref.part, local, static_cast<std::uint16_t>(layer)};
+    pages[chunk] = cache_.Find(key, pages[chunk]);
+    if (pages[chunk] >= 0) {
+      ++pages_hit_;
+      continue;
+    }
+    PageKey block = key;
+    block.chunk = local / kChunksPerRawBlock;
+    misses.push_back({chunk, part, key, block});
+  }
+  pages_missed_ += misses.size();
+  UNFOLD_TRY(ReadBlocks(layer, misses));
+  for (const Miss& miss : misses) UNFOLD_TRY(UnfoldMiss(layer, miss));
+  return Status::Ok();
+}
+
+}  // namespace unfold

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// WorkingSet: the documents one question is answered from, placed one after the other (method.md section 6), with what
+// every query reads of them in memory (sinks and gists) and raw chunks unfolded on demand.
+#ifndef UNFOLD_RAG_WORKING_SET_H_
+#define UNFOLD_RAG_WORKING_SET_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+#include "rag/encoder.h"
+#include "rag/unfold_cache.h"
+#include "store/store.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// A part in a store: what placing needs to know of it.
+struct PartRef {
+  std::uint64_t source = 0;  // see PageKey
+  std::shared_ptr<const StoreSnapshot> snapshot;
+  DocumentId id;
+  std::string document;
+  std::uint32_t part = 0;
+  PartSummary summary;
+};
+
+struct PlacedPart {
+  PartRef ref;
+  ChunkTable table;
+  std::int32_t offset = 0;       // global position of its first token
+  std::int32_t first_chunk = 0;  // its chunk 0 among the chunks of the working set
+  std::int32_t num_chunks() const { return static_cast<std::int32_t>(table.chunk_tokens.size()); }
+};
+
+// Thread-compatible. `model` and `cache` must outlive it.
+class WorkingSet {
+ public:
+  // Loads chunk tables, sinks and gists of `parts` from their stores, placed in this order from global position
+  // `first_position` on. Corruption when records contradict each other or the model.
+  static Result<std::unique_ptr<WorkingSet>> Place(Transformer& model, UnfoldCache& cache, std::vector<PartRef> parts,
+                                                   std::int32_t first_position);
+  // For comparison: the same parts encoded now as plain text, all of it always visible. Reads no stored KV.
+  static Result<std::unique_ptr<WorkingSet>> PlaceDense(Transformer& model, UnfoldCache& cache,
+                                                        std::vector<PartRef> parts, std::int32_t first_position,
+                                                        std::int64_t batch_tokens, const CancelCheck& check);
+
+  const std::vector<PlacedPart>& parts() const { return parts_; }
+  std::int64_t num_tokens() const { return num_tokens_; }  // raw
+  std::int64_t num_gists() const { return num_gists_; }
+  std::int64_t num_chunks() const { return static_cast<std::int64_t>(chunk_tokens_.size()); }
+  std::int32_t end_position() const { return end_position_; }
+
+  // Makes sure that each of `chunks` (distinct) has its page at `layer`, reading blocks that are not cached.
+  Status MakeResident(int layer, std::span<const std::int32_t> chunks);
+  ContextView View(int layer) const;
+
+  std::uint64_t kv_bytes_read() const { return kv_bytes_read_; }
+  std::uint64_t pages_hit() const { return pages_hit_; }
+  std::uint64_t pages_missed() const { return pages_missed_; }
+
+ private:
+  struct LayerKv {
+    Buffer sink_k, sink_v, gist_k, gist_v;
+    std::vector<std::int32_t> chunk_page;
+  };
+
+  WorkingSet(Transformer& model, UnfoldCache& cache) : model_(model), cache_(cache) {}
+  Status ReadTables(std::vector<PartRef> parts, std::int32_t first_position, bool dense);
+  Status AllocateLayers();
+  Status LoadGists(const PlacedPart& part, std::size_t index);
+  Status LoadRows(const KvView& record, std::int64_t row_begin, std::span<const std::int32_t> positions,
+                  std::int64_t out_begin, const Tensor& out_k, const Tensor& out_v);
+  Status EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check);
+  // One missing chunk: where it lies.
+  struct Miss {
+    std::int32_t chunk = 0;  // of the working set
+    std::size_t part = 0;    // index into parts_
+    PageKey page;
+    PageKey block;
+  };
+  Status ReadBlocks(int layer, std::span<const Miss> misses);
+  Result<std::shared_ptr<const RawBlock>> OpenBlock(const RecordKey& key, const PartRef& ref, std::string sealed);
+  Status UnfoldMiss(int layer, const Miss& miss);
+  Tensor SinkView(const Buffer& buffer) const;
+  Tensor GistView(const Buffer& buffer) const;
+
+  Transformer& model_;
+  UnfoldCache& cache_;
+  std::vector<PlacedPart> parts_;
+  std::vector<std::int32_t> segment_offset_, segment_chunk_, segment_sink_;
+  std::vector<std::int32_t> chunk_tokens_;
+  std::vector<std::int32_t> chunk_position_;  // of each chunk's first raw token, inside its document
+  std::vector<std::int32_t> chunk_row_;       // of each chunk's first raw token, inside its raw block
+  std::vector<std::int32_t> chunk_part_;      // index into parts_
+  std::vector<LayerKv> layers_;
+  std::int64_t num_tokens_ = 0, num_gists_ = 0;
+  std::int32_t end_position_ = 0;
+  std::uint64_t kv_bytes_read_ = 0, pages_hit_ = 0, pages_missed_ = 0;
+  ScratchBuffer staged_k_, staged_v_, positions_;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_RAG_WORKING_SET_H_

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// KV reuse is exact: logits from stored KV equal, bit for bit, those from documents encoded afresh, whatever the order
+// of ingestion, the packing into batches, and however often the store was closed between.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "engine/loaded_model.h"
+#include "golden/reference_questions.h"
+#include "rag/generator.h"
+#include "store/rocksdb_store.h"
+
+namespace unfold {
+namespace {
+
+constexpr std::size_t kNumDocuments = 9;
+constexpr std::string_view kQuestion = "who played daisy duke in the new dukes of hazzard";
+
+// A few golden documents, and one that is long enough to be cut into parts.
+std::vector<DocumentInput> Documents() {
+  std::vector<DocumentInput> documents = golden::ReferenceDocuments();
+  documents.resize(kNumDocuments);
+  DocumentInput longer{"long.txt", "A long one\n", TextFormat::kPlain, Status::Ok()};
+  for (const DocumentInput& document : documents) longer.text += "\n" + document.text + "\n";
+  documents.push_back(std::move(longer));
+  return documents;
+}
+
+EngineOptions Options(const std::string& store, DType kv_type, int batch_tokens) {
+  EngineOptions options;
+  options.store_path = store;
+  options.model_path = golden::kModelDir;
+  options.kv_type = kv_type;
+  options.encode_batch_tokens = batch_tokens;
+  return options;
+}
+
+std::unique_ptr<Store> OpenStored(const std::string& path) {
+  auto store = OpenRocksDbStore({.path = path, .access = StoreAccess::kReadOnly, .file_system = nullptr});
+  EXPECT_TRUE(store.ok()) << store.status().ToString();
+  return *std::move(store);
+}
+
+// Every part of the named documents, in this order.
+std::vector<PartRef> PartsOf(const std::shared_ptr<const StoreSnapshot>& snapshot, std::uint64_t source,
+                             const std::vector<DocumentInput>& documents) {
+  const auto published = snapshot->Documents("c");
+  EXPECT_TRUE(published.ok()) << published.status().ToString();
+  std::vector<PartRef> parts;
+  for (const DocumentInput& document : documents) {
+    for (const PublishedDocument& one : *published) {
+      if (one.record.name != document.name) continue;
+      for (std::uint32_t part = 0; part < one.record.parts.size(); ++part) {
+        parts.push_back({source, snapshot, one.id, document.name, part, one.record.parts[part]});
+      }
+    }
+  }
+  return parts;
+}
+
+// Encodes each document alone, now, into a store in memory.
+std::unique_ptr<Store> EncodeAfresh(LoadedModel& model, const std::vector<DocumentInput>& documents) {
+  std::unique_ptr<Store> store = MakeMemoryStore();
+  const CollectionId collection = *store->EnsureCollection("c");
+  std::vector<Publication> publications;
+  for (const DocumentInput& document : documents) {
+    const auto prepared = PrepareDocument(document, model.text);
+    EXPECT_TRUE(prepared.ok()) << prepared.status().ToString();
+    const DocumentId id = *store->AllocateDocument();
+    std::vector<StoreRecord> records = TextRecords(id, document.text, *prepared);
+    for (std::uint32_t part = 0; part < prepared->parts.size(); ++part) {
+      const EncodeJob job{id, part, &prepared->parts[part]};
+      EXPECT_TRUE(EncodeParts(
+                      *model.transformer, model.kv_type, std::span(&job, 1), [] { return Status::Ok(); }, records)
+                      .ok());
+    }
+    EXPECT_TRUE(store->Write(records).ok());
+    publications.push_back({collection, id, prepared->record});
+  }
+  EXPECT_TRUE(store->Publish(publications).ok());
+  return store;
+}
+
+// Logits of every step of an answer.
+std::vector<std::vector<float>> LogitsOf(const LoadedModel& model, const EngineOptions& options,
+                                         std::vector<PartRef> parts) {
+  AskOptions ask;
+  ask.max_answer_tokens = 6;
+  ask.ignore_end_token = true;
+  const GeneratorContext context = model.Context(options);
+  auto question = PrepareQuestion(context, kQuestion, ask);
+  EXPECT_TRUE(question.ok());
+  auto generator = Generator::Start(context, *question, ask, std::move(parts), [] { return Status::Ok(); });
+  EXPECT_TRUE(generator.ok()) << generator.status().ToString();
+  std::vector<std::vector<float>> logits;
+  for (bool goes_on = true; goes_on;) {
+    logits.emplace_back((*generator)->logits().begin(), (*generator)->logits().end());
+    const auto step = (*generator)->Step({});
+    EXPECT_TRUE(step.ok()) << step.status().ToString();
+    goes_on = step.ok() && *step;
+  }
+  return logits;
+}
+
+bool SameBits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
+  }
+  return true;
+}
+
+void IngestInto(const EngineOptions& options, std::vector<DocumentInput> documents) {
+  auto engine = Engine::Open(options);
+  ASSERT_TRUE(engine.ok()) << engine.status().ToString();
+  golden::IngestAll(**engine, "c", std::move(documents));
+}
+
+class KvReuse : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + std::string(DTypeName(GetParam()));
+    std::filesystem::remove_all(base_);
+    std::filesystem::create_directories(base_);
+  }
+  void TearDown() override { std::filesystem::remove_all(base_); }
+  std::string base_;
+};
+
+TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
+  const std::vector<DocumentInput> documents = Documents();
+  const EngineOptions packed = Options(base_ + "/packed", GetParam(), 4096);
+  ASSERT_NO_FATAL_FAILURE(IngestInto(packed, documents));
+  // Backwards, one part a batch, over three runs.
+  const EngineOptions single = Options(base_ + "/single", GetParam(), 1);
+  std::vector<DocumentInput> backwards(documents.rbegin(), documents.rend());
+  for (std::size_t begin = 0; begin < backwards.size(); begin += 4) {
+    const auto end = backwards.begin() + static_cast<std::ptrdiff_t>(std::min(begin + 4, backwards.size()));
+    ASSERT_NO_FATAL_FAILURE(IngestInto(single, {backwards.begin() + static_cast<std::ptrdiff_t>(begin), end}));
+  }
+  auto loaded = LoadModel(packed, "");
+  ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
+  LoadedModel& model = **loaded;
+  model.kv_type = GetParam();
+
+  const std::unique_ptr<Store> stores[] = {OpenStored(packed.store_path), OpenStored(single.store_path),
+                                           EncodeAfresh(model, documents)};
+  std::vector<std::vector<std::vector<float>>> logits;
+  std::uint64_t source = 0;  // of its own for each, so that no page of one serves another
+  for (const std::unique_ptr<Store>& store : stores) {
+    std::vector<PartRef> parts = PartsOf(store->Snapshot(), source++, documents);
+    ASSERT_GT(parts.size(), documents.size());  // the long one is in parts
+    logits.push_back(LogitsOf(model, packed, std::move(parts)));
+    ASSERT_EQ(logits.back().size(), 6U);
+  }
+  EXPECT_TRUE(SameBits(logits[0], logits[2])) << "stored, packed, against fresh";
+  EXPECT_TRUE(SameBits(logits[1], logits[2])) << "stored, one by one, against fresh";
+  // A second question finds pages unfolded already; that changes nothing either.
+  EXPECT_TRUE(SameBits(LogitsOf(model, packed, PartsOf(stores[0]->Snapshot(), 0, documents)), logits[2])) << "warm";
+}
+
+// The records themselves: byte for byte the same.
+TEST_P(KvReuse, RecordsDoNotDependOnPacking) {
+  const std::vector<DocumentInput> documents = Documents();
+  const EngineOptions packed = Options(base_ + "/packed", GetParam(), 4096);
+  ASSERT_NO_FATAL_FAILURE(IngestInto(packed, documents));
+  auto loaded = LoadModel(packed, "");
+  ASSERT_TRUE(loaded.ok());
+  (*loaded)->kv_type = GetParam();
+  const auto stored = OpenStored(packed.store_path)->Snapshot();
+  const std::unique_ptr<Store> fresh_store = EncodeAfresh(**loaded, documents);
+  const auto fresh = fresh_store->Snapshot();
+  const std::vector<PartRef> a = PartsOf(stored, 0, documents);
+  const std::vector<PartRef> b = PartsOf(fresh, 0, documents);
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    for (std::uint16_t layer = 0; layer < 8; ++layer) {
+      for (const RecordKind kind : {RecordKind::kGist, RecordKind::kRaw}) {
+        if (kind == RecordKind::kRaw && layer == 0) continue;
+        const auto left = stored->Read({kind, a[i].id, a[i].part, layer, 0});
+        const auto right = fresh->Read({kind, b[i].id, b[i].part, layer, 0});
+        ASSERT_TRUE(left.ok() && right.ok());
+        ASSERT_EQ(*left, *right) << a[i].document << " part " << a[i].part << " layer " << layer;
+      }
+    }
+  }
+}
+
+// The same through the public interface: documents given with the question against stored ones.
+TEST_P(KvReuse, InlineDocumentsAnswerAsStoredOnes) {
+  const std::vector<DocumentInput> documents = Documents();
+  const EngineOptions options = Options(base_ + "/engine", GetParam(), 512);
+  ASSERT_NO_FATAL_FAILURE(IngestInto(options, documents));
+  auto engine = Engine::Open(options);
+  ASSERT_TRUE(engine.ok());
+  AskOptions named, inlined;
+  for (const DocumentInput& document : documents) named.working_set.documents.push_back(document.name);
+  inlined.inline_documents = documents;
+  const auto stored = (*engine)->Ask("c", kQuestion, named);
+  const auto fresh = (*engine)->Ask("c", kQuestion, inlined);
+  ASSERT_TRUE(stored.ok()) << stored.status().ToString();
+  ASSERT_TRUE(fresh.ok()) << fresh.status().ToString();
+  EXPECT_EQ(stored->tokens, fresh->tokens);
+  ASSERT_EQ(stored->sources.size(), fresh->sources.size());
+  for (std::size_t i = 0; i < stored->sources.size(); ++i) {
+    EXPECT_EQ(stored->sources[i].document, fresh->sources[i].document);
+    EXPECT_EQ(stored->sources[i].share, fresh->sources[i].share);
+    EXPECT_EQ(stored->sources[i].snippet, fresh->sources[i].snippet);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(KvTypes, KvReuse, testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+
+}  // namespace
+}  // namespace unfold

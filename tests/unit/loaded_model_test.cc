@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model directory as a whole: what does not belong together is refused when it is opened.
+#include "engine/loaded_model.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "tiny_model.h"
+#include "unfold/engine.h"
+
+namespace unfold {
+namespace {
+
+class LoadedModelTest : public testing::Test {
+ protected:
+  // Through the library's front door: without a store path there is a store in memory.
+  Status Open(const std::string& overrides = "") const {
+    EngineOptions options;
+    options.model_path = files_.dir();
+    options.gist_overrides = overrides;
+    options.num_threads = 1;
+    return Engine::Open(options).status();
+  }
+  void ExpectRefused(StatusCode code, const std::vector<std::string>& says) const {
+    const Status status = Open();
+    EXPECT_EQ(status.code(), code) << status.ToString();
+    for (const std::string& text : says) {
+      EXPECT_NE(status.message().find(text), std::string::npos) << "'" << text << "' is not in: " << status.message();
+    }
+  }
+  TinyModel files_;
+};
+
+TEST_F(LoadedModelTest, TheTinyModelLoads) {
+  Must(Open());
+  EngineOptions options;
+  options.model_path = files_.dir();
+  options.num_threads = 1;
+  const auto loaded = Must(LoadModel(options, ""));
+  EXPECT_EQ(loaded->prefix->num_tokens, 1);
+  EXPECT_EQ(loaded->text.word_starts.size(), static_cast<std::size_t>(TinyVocabSize()));
+  EXPECT_TRUE(loaded->text.word_starts[kTinyFirstByte + ' ']);
+  EXPECT_FALSE(loaded->text.word_starts[kTinyFirstByte + 'a']);
+  EXPECT_FALSE(loaded->text.word_starts[kTinyFirstByte + 0xE2]) << "the first byte of a dash is part of a character";
+}
+
+TEST_F(LoadedModelTest, NoSuchDirectory) {
+  EngineOptions options;
+  options.model_path = files_.Path("none");
+  const Status status = Engine::Open(options).status();
+  EXPECT_EQ(status.code(), StatusCode::kNotFound);
+  EXPECT_NE(status.message().find("/none: no such model directory"), std::string::npos) << status.message();
+}
+
+TEST_F(LoadedModelTest, TokenizerOfAnotherModel) {
+  Json tokenizer = TinyTokenizerJson();
+  tokenizer["model"]["vocab"]["zz"] = TinyVocabSize();
+  files_.Write("tokenizer.json", tokenizer.dump());
+  ExpectRefused(StatusCode::kInvalidArgument,
+                {"tokenizer.json: has " + std::to_string(TinyVocabSize() + 1) + " tokens",
+                 "vocab_size " + std::to_string(TinyVocabSize()), "do not belong together"});
+}
+
+TEST_F(LoadedModelTest, HalfATokenizer) {
+  const std::string whole = files_.Read("tokenizer.json");
+  for (const std::size_t bytes : {std::size_t{0}, whole.size() / 4, whole.size() / 2, whole.size() - 1}) {
+    files_.Write("tokenizer.json", whole.substr(0, bytes));
+    ExpectRefused(StatusCode::kCorruption, {"tokenizer.json", "not valid JSON"});
+  }
+  files_.Remove("tokenizer.json");
+  ExpectRefused(StatusCode::kNotFound, {"tokenizer.json", "No such file"});
+}
+
+TEST_F(LoadedModelTest, NoGistConfig) {
+  files_.Remove("gist_config.json");
+  ExpectRefused(StatusCode::kNotFound, {files_.dir(), "no gist tokens", "Use a checkpoint trained with gist tokens"});
+}
+
+TEST_F(LoadedModelTest, NanWeights) {
+  TinyWeights weights = MakeTinyWeights({});
+  std::string bytes = SafeTensorsFile(weights, DType::kF32);
+  bytes.replace(bytes.size() - 4, 4, std::string("\x00\x00\xC0\x7F", 4));  // the last value of the last tensor by name
+  files_.Write("model.safetensors", bytes);
+  ExpectRefused(StatusCode::kInvalidArgument, {"'model.norm.weight'", "NaN"});
+}
+
+TEST_F(LoadedModelTest, OverridesReachTheConfig) {
+  EXPECT_EQ(Open(R"({"chunk_size": "x"})").code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Open(R"({"section_size": 4})").code(), StatusCode::kInvalidArgument);
+  Must(Open(R"({"chunk_size": 8})"));
+}
+
+TEST_F(LoadedModelTest, UnknownBackend) {
+  EngineOptions options;
+  options.model_path = files_.dir();
+  options.backend = "tpu";
+  const Status status = Engine::Open(options).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("tpu"), std::string::npos) << status.message();
+}
+
+}  // namespace
+}  // namespace unfold
