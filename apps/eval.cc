@@ -216,9 +216,8 @@ CommandRun AddEval(CLI::App& command) {
   command.add_flag("--json", flags->json, "a JSON line a question and mode, then {\"summary\": {mode: ...}}");
   AddModelFlags(command, flags->model);
   command.footer(
-      "ttft_ms is the time to the first token, without routing where it only fills `routed` (fixed documents, "
-      "closed);\n"
-      "ttft_ms_p50 is its median. tokens_per_s is all decode steps after first tokens over all their time.\n"
+      "ttft_ms is the time to the first token, without routing where that only fills `routed`: fixed documents and\n"
+      "closed. ttft_ms_p50 is its median. tokens_per_s is all decode steps after first tokens over all their time.\n"
       "Example:\n"
       "  unfold eval --store kb --collection notes --model gist-mini --questions q.jsonl --mode ssa --mode dense");
   return [flags] { return Run(*flags); };

@@ -17,6 +17,7 @@
 #include "engine/ingest.h"
 #include "engine/loaded_model.h"
 #include "engine/scheduler.h"
+#include "model/checkpoint.h"
 #include "store/rocksdb_store.h"
 
 namespace unfold {
@@ -294,24 +295,19 @@ Result<std::unique_ptr<Store>> OpenStore(const EngineOptions& options) {
 
 // Holds the model to the store's fingerprint, or writes it into a new store.
 Status MatchStore(const EngineOptions& options, Store& store, LoadedModel& model) {
+  const std::string cache = options.store_path.empty() ? "" : options.store_path + "/" + std::string(kWeightsCache);
+  UNFOLD_TRY_ASSIGN(const std::string weights_hash, WeightsIdentity(model.transformer->checkpoint(), cache));
   UNFOLD_TRY_ASSIGN(const std::string stored, store.Fingerprint());
   if (!stored.empty()) {
     UNFOLD_TRY_ASSIGN(model.kv_type, FingerprintKvType(stored));
   }
   if (options.kv_type) model.kv_type = *options.kv_type;
   const std::string current =
-      MakeFingerprint(model.transformer->config(), model.gist, model.weights_hash, model.tokenizer_hash, model.kv_type);
+      MakeFingerprint(model.transformer->config(), model.gist, weights_hash, model.tokenizer_hash, model.kv_type);
   if (!stored.empty()) return CompareFingerprints(stored, current, options.store_path);
   if (options.access == StoreAccessMode::kReadOnly)
     return Status::NotFound(options.store_path + ": the store is empty");
   return store.SetFingerprint(current);
-}
-
-// Empty where there is no finished store yet (it has COMMITS): none is made in a directory that holds other files.
-std::string WeightsCachePath(const std::string& store_path) {
-  std::error_code ignored;
-  if (store_path.empty() || !std::filesystem::exists(store_path + "/COMMITS", ignored)) return {};
-  return store_path + "/" + std::string(kWeightsCache);
 }
 
 Status CheckOptions(const EngineOptions& options) {
@@ -329,9 +325,10 @@ Status CheckOptions(const EngineOptions& options) {
 Result<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options) {
   UNFOLD_TRY(CheckOptions(options));
   std::unique_ptr<LoadedModel> model;
-  // The model first: a wrong model directory must not leave an empty store behind.
+  // The model first: a wrong model directory must not leave an empty store behind. Only its weights are read after the
+  // store is there, which remembers their hash.
   if (!options.model_path.empty()) {
-    UNFOLD_TRY_ASSIGN(model, LoadModel(options, WeightsCachePath(options.store_path)));
+    UNFOLD_TRY_ASSIGN(model, LoadModel(options));
   }
   UNFOLD_TRY_ASSIGN(std::unique_ptr<Store> store, OpenStore(options));
   if (model != nullptr) UNFOLD_TRY(MatchStore(options, *store, *model));

@@ -33,7 +33,7 @@ GeneratorContext LoadedModel::Context(const EngineOptions& options) const {
   return {transformer.get(), &gist, tokenizer.get(), cache.get(), prefix.get(), options.encode_batch_tokens};
 }
 
-Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options, const std::string& weights_cache_path) {
+Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(options.model_path, ignored)) {
     return Status::NotFound(options.model_path + ": no such model directory");
@@ -42,7 +42,6 @@ Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options, con
   UNFOLD_TRY_ASSIGN(loaded->backend, MakeBackend(options.backend, options.num_threads));
   UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend));
   UNFOLD_TRY(LoadText(options, *loaded));
-  UNFOLD_TRY_ASSIGN(loaded->weights_hash, WeightsIdentity(loaded->transformer->checkpoint(), weights_cache_path));
   UNFOLD_TRY_ASSIGN(loaded->cache, UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
                                                      options.unfold_cache_bytes, options.block_cache_bytes));
   UNFOLD_TRY_ASSIGN(loaded->prefix, ComputePrefix(*loaded->transformer, loaded->gist, *loaded->tokenizer));

@@ -27,15 +27,14 @@ struct LoadedModel {
   TextRules text;
   std::unique_ptr<UnfoldCache> cache;
   std::unique_ptr<Prefix> prefix;
-  std::string weights_hash;
   std::string tokenizer_hash;
   DType kv_type = DType::kBF16;  // of what it encodes
 
   GeneratorContext Context(const EngineOptions& options) const;
 };
 
-// Loads and checks all of options.model_path. `weights_cache_path` as in WeightsIdentity.
-Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options, const std::string& weights_cache_path);
+// Loads and checks options.model_path, all but the values of the weights (see WeightsIdentity).
+Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options);
 
 }  // namespace unfold
 

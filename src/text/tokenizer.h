@@ -2,7 +2,8 @@
 // Tokenizer: a Hugging Face tokenizer.json of byte-level BPE, equal to the `tokenizers` library.
 //
 // Text is bytes. Valid UTF-8 gives the ids that `tokenizers` gives. Bytes that are not valid UTF-8 are each taken as
-// one character that is neither letter, number nor space, and encoded as the byte they are: every input round-trips.
+// one character that is neither letter, number nor space, and encoded as the byte they are: every input round-trips,
+// unless the file itself adds a space (add_prefix_space) or drops text (a Split that is Removed). A text is below 2 GiB.
 //
 // Immutable after Load; thread-safe.
 #ifndef UNFOLD_TEXT_TOKENIZER_H_

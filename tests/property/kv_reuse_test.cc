@@ -142,7 +142,7 @@ TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
     const auto end = backwards.begin() + static_cast<std::ptrdiff_t>(std::min(begin + 4, backwards.size()));
     ASSERT_NO_FATAL_FAILURE(IngestInto(single, {backwards.begin() + static_cast<std::ptrdiff_t>(begin), end}));
   }
-  auto loaded = LoadModel(packed, "");
+  auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
   LoadedModel& model = **loaded;
   model.kv_type = GetParam();
@@ -168,7 +168,7 @@ TEST_P(KvReuse, RecordsDoNotDependOnPacking) {
   const std::vector<DocumentInput> documents = Documents();
   const EngineOptions packed = Options(base_ + "/packed", GetParam(), 4096);
   ASSERT_NO_FATAL_FAILURE(IngestInto(packed, documents));
-  auto loaded = LoadModel(packed, "");
+  auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok());
   (*loaded)->kv_type = GetParam();
   const auto stored = OpenStored(packed.store_path)->Snapshot();

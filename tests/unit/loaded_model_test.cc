@@ -38,7 +38,7 @@ TEST_F(LoadedModelTest, TheTinyModelLoads) {
   EngineOptions options;
   options.model_path = files_.dir();
   options.num_threads = 1;
-  const auto loaded = Must(LoadModel(options, ""));
+  const auto loaded = Must(LoadModel(options));
   EXPECT_EQ(loaded->prefix->num_tokens, 1);
   EXPECT_EQ(loaded->text.word_starts.size(), static_cast<std::size_t>(TinyVocabSize()));
   EXPECT_TRUE(loaded->text.word_starts[kTinyFirstByte + ' ']);

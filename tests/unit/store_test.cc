@@ -332,6 +332,26 @@ TEST_P(RemoveTest, TakesEveryByteOffTheDisk) {
 
 INSTANTIATE_TEST_SUITE_P(FreshAndReopened, RemoveTest, testing::Bool());
 
+// Blob files shared by several tables: rewriting the tables of the removed document alone would leave its bytes in a
+// file that the others keep alive.
+TEST(Store, RemovalReachesBlobFilesThatOtherTablesShare) {
+  const Markers markers;
+  const DocumentShape blobs{.chunks = 100};                // gist KV of 4 KiB and more
+  const DocumentShape tables{.layers = 40, .chunks = 20};  // less: 118 KB of table
+  TempDir dir;
+  auto store = OpenOrFail({dir.Path()});
+  ASSERT_OK(PutMarked(*store, markers, blobs));
+  for (int i = 0; i < 28; ++i) ASSERT_OK(PutDocument(*store, "c", "filler " + std::to_string(i), i, tables));
+  ASSERT_OK(PutDocument(*store, "c", "last", 1, blobs));
+  const std::string middle = "filler 14";
+  ASSERT_OK(store->Remove("c", {&middle, 1}));  // compacts into several tables and one blob file
+  EXPECT_TRUE(AnyFileHolds(dir.Path(), markers.kv));
+  ASSERT_OK(store->Remove("c", {&markers.name, 1}));
+  ASSERT_OK(store->Close());
+  EXPECT_FALSE(AnyFileHolds(dir.Path(), markers.kv));
+  EXPECT_FALSE(AnyFileHolds(dir.Path(), markers.text));
+}
+
 // A snapshot from before holds the bytes; they go when it has gone and the store is closed.
 TEST(Store, RemovalHeldUpByASnapshotIsMadeUpFor) {
   const Markers markers;
