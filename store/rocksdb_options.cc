@@ -11,7 +11,8 @@ namespace {
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::uint64_t kMinBlobBytes = 4096;
 
-// Readers keep no log: RocksDB would rename the writer's.
+// No LOG is kept: readers would rename the writer's, and on a full disk RocksDB's own logger aborts the process where
+// the library was built with assertions, as Debian's is.
 class NoLogger : public rocksdb::Logger {
  public:
   using rocksdb::Logger::Logv;
@@ -62,9 +63,7 @@ rocksdb::DBOptions MakeDbOptions(rocksdb::Env* env, bool read_only) {
   options.max_bgerror_resume_count = 0;  // after an error nothing more is written: see Database::Write
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
-  options.keep_log_file_num = 3;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  if (read_only) options.info_log = std::make_shared<NoLogger>();
+  options.info_log = std::make_shared<NoLogger>();
   return options;
 }
 

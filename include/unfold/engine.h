@@ -63,8 +63,8 @@ using DocumentSource = std::function<std::optional<DocumentInput>()>;
 
 // Hears each verdict, and the progress at least after every batch. Both may be empty.
 struct IngestSink {
-  std::function<void(const DocumentVerdict&)> on_verdict;
-  std::function<void(const IngestProgress&)> on_progress;
+  std::function<void(const DocumentVerdict&)> on_verdict{};
+  std::function<void(const IngestProgress&)> on_progress{};
 };
 
 // Bytes of a store or collection by kind of record.

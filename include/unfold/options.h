@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Options of the engine: plain structs. Every field states its default, its meaning and its unit.
+// Options of the engine: plain structs. Every field states its default, its meaning and its unit, and has an
+// initializer, so that designated initializers may leave it out without a warning.
 #ifndef UNFOLD_OPTIONS_H_
 #define UNFOLD_OPTIONS_H_
 
@@ -21,19 +22,19 @@ enum class StoreAccessMode : std::uint8_t {
 
 struct EngineOptions {
   // Directory of the store. Empty: a store in memory that ends with the engine.
-  std::string store_path;
+  std::string store_path{};
   StoreAccessMode access = StoreAccessMode::kReadWrite;
 
   // A Hugging Face checkpoint directory with gist_config.json. Empty: no model; only List, Collections, Inspect,
   // Verify and Remove work, and the store must exist.
-  std::string model_path;
+  std::string model_path{};
   // A JSON object merged over gist_config.json (RFC 7396), such as {"chunk_size": 16}. Every field can be set.
-  std::string gist_overrides;
+  std::string gist_overrides{};
 
   std::string backend = "cpu";  // "cpu" or "ref"; UNFOLD_BACKEND in the environment wins
   int num_threads = 0;          // worker threads of the backend; 0: one per core
   // Type of stored KV, f32 or bf16; part of the store's fingerprint. Unset: the store's, bf16 for a new one.
-  std::optional<DType> kv_type;
+  std::optional<DType> kv_type{};
 
   std::uint64_t unfold_cache_bytes = std::uint64_t{512} << 20;  // pages of unfolded raw KV kept between questions
   std::uint64_t block_cache_bytes = std::uint64_t{256} << 20;   // raw KV as stored, kept to unfold from
@@ -60,7 +61,7 @@ struct SamplingOptions {
 // Which documents a question is answered from. Both unset: routed over the collection.
 struct WorkingSetOptions {
   // These documents, all their parts, in this order; no routing. More than the budget holds is ResourceExhausted.
-  std::vector<std::string> documents;
+  std::vector<std::string> documents{};
   // Parts placed when routing; 0: working_set.max_documents of gist_config.json.
   int max_documents = 0;
   // Raw tokens of the working set; 0: the model's window less prefix, question and answer.
@@ -70,41 +71,41 @@ struct WorkingSetOptions {
 // A text given directly: for ingest, or with a question.
 enum class TextFormat : std::uint8_t { kPlain, kMarkdown };
 struct DocumentInput {
-  std::string name;  // unique in its collection; not empty, at most 1024 bytes, valid UTF-8
-  std::string text;  // UTF-8
+  std::string name{};  // unique in its collection; not empty, at most 1024 bytes, valid UTF-8
+  std::string text{};  // UTF-8
   TextFormat format = TextFormat::kPlain;
   // Set by a reader that could not deliver the text (unreadable, binary, too large): the verdict reports it as it is.
-  Status read_status;
+  Status read_status{};
 };
 
 struct AskOptions {
   AnswerMode mode = AnswerMode::kSsa;
-  WorkingSetOptions working_set;
+  WorkingSetOptions working_set{};
   // Texts placed after `working_set.documents`, encoded with the question and forgotten after it. Not stored.
-  std::vector<DocumentInput> inline_documents;
+  std::vector<DocumentInput> inline_documents{};
 
   double compression = 0;  // r of method.md; 0: gist_config.json's. Sets the default number of chunks per head.
   int unfold_top_k = 0;    // > 0: this many chunks per head instead
   float unfold_top_p = 0;  // > 0: the smallest set of chunks whose softmax mass reaches it, instead
 
-  int max_answer_tokens = 0;      // 0: max_answer_tokens of gist_config.json, then 256
-  std::vector<std::string> stop;  // the answer ends before the first of these texts
-  SamplingOptions sampling;
+  int max_answer_tokens = 0;        // 0: max_answer_tokens of gist_config.json, then 256
+  std::vector<std::string> stop{};  // the answer ends before the first of these texts
+  SamplingOptions sampling{};
   bool ignore_end_token = false;  // for measurements: go on to max_answer_tokens
 
   bool explain = false;       // fill Answer::unfolded
   bool always_route = false;  // fill Answer::routed even when documents are named
 
   // Either ends the request with Cancelled: in the queue, in prefill (between layers) and in decode (between tokens).
-  std::stop_token stop_token;
-  std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::stop_token stop_token{};
+  std::optional<std::chrono::steady_clock::time_point> deadline{};
 };
 
 struct IngestOptions {
   std::uint64_t max_document_bytes = std::uint64_t{4} << 20;  // larger texts are skipped with their verdict
   // When stopped, the batch in flight is finished and published, and no more is taken; a document longer than one
   // batch is given up with nothing left of it.
-  std::stop_token stop_token;
+  std::stop_token stop_token{};
 };
 
 }  // namespace unfold

@@ -3,7 +3,7 @@
 //
 // Text is bytes. Valid UTF-8 gives the ids that `tokenizers` gives. Bytes that are not valid UTF-8 are each taken as
 // one character that is neither letter, number nor space, and encoded as the byte they are: every input round-trips,
-// unless the file itself adds a space (add_prefix_space) or drops text (a Split that is Removed). A text is below 2 GiB.
+// unless the file adds a space (add_prefix_space) or drops text (a Split that is Removed). Texts are below 2 GiB.
 //
 // Immutable after Load; thread-safe.
 #ifndef UNFOLD_TEXT_TOKENIZER_H_

@@ -92,7 +92,8 @@ TEST_F(DamagedStore, VerifyNamesTheFileOfEveryFlippedByte) {
   }
   EXPECT_EQ(Verify().exit_code, 0) << "intact again";
   EXPECT_EQ(AskTwo().out, intact_answer_.out);
-  for (const char* kind : {".sst", ".blob", "MANIFEST", "CURRENT", "COMMITS", "CLEAN"}) EXPECT_GT(flips[kind], 1) << kind;
+  for (const char* kind : {".sst", ".blob", "MANIFEST", "CURRENT", "COMMITS", "CLEAN"})
+    EXPECT_GT(flips[kind], 1) << kind;
   ASSERT_TRUE(flips.contains(".log"));
   EXPECT_EQ(flips[".log"], 0) << "the log of a closed store is empty, so there is no byte to flip";
 }
@@ -128,11 +129,13 @@ TEST_F(DamagedStore, AStoreOfAnotherModelIsRefused) {
   const fs::path other = root_ / "other_model";
   fs::create_directory(other);
   for (const auto& entry : fs::directory_iterator(kModel)) {
-    if (entry.path().filename() != "model.safetensors") fs::create_symlink(entry.path(), other / entry.path().filename());
+    if (entry.path().filename() != "model.safetensors")
+      fs::create_symlink(entry.path(), other / entry.path().filename());
   }
   std::string weights = ReadText(fs::path(kModel) / "model.safetensors");
   std::size_t header_bytes = 0;
-  for (int i = 7; i >= 0; --i) header_bytes = header_bytes * 256 + static_cast<unsigned char>(weights[static_cast<std::size_t>(i)]);
+  for (int i = 7; i >= 0; --i)
+    header_bytes = header_bytes * 256 + static_cast<unsigned char>(weights[static_cast<std::size_t>(i)]);
   weights.at(8 + header_bytes) ^= 1;  // the lowest bit of the first weight: still a number
   WriteBytes(other / "model.safetensors", weights);
 

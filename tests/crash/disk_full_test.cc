@@ -65,7 +65,7 @@ std::uint64_t BytesOfWholeIngest() {
 TEST(DiskFull, AtAnyByteNothingAcknowledgedIsLost) {
   const std::uint64_t total = BytesOfWholeIngest();
   int failures = 0;
-  for (std::uint64_t space = 0; space < total; space += total / 37) {
+  for (std::uint64_t space = 0; space < total; space += total / 19) {
     SCOPED_TRACE("space for " + std::to_string(space) + " of " + std::to_string(total) + " bytes");
     FaultyDisk disk;
     disk.files->LimitBytes(space);
@@ -95,12 +95,12 @@ TEST(DiskFull, AtAnyByteNothingAcknowledgedIsLost) {
     ExpectHealthyAgain(disk.dir.Path(), acknowledged);
     if (testing::Test::HasFailure()) return;
   }
-  EXPECT_GT(failures, 30);
+  EXPECT_GT(failures, 15);
 }
 
 TEST(FailedSync, EndsWritingUntilTheStoreIsOpenedAgain) {
   int failed_in_publish = 0;
-  for (std::uint64_t syncs = 0; syncs < 24; ++syncs) {
+  for (std::uint64_t syncs = 0; syncs < 16; ++syncs) {
     SCOPED_TRACE("sync number " + std::to_string(syncs + 1) + " fails");
     FaultyDisk disk;
     auto store = OpenOrFail(disk.Options());
@@ -119,7 +119,7 @@ TEST(FailedSync, EndsWritingUntilTheStoreIsOpenedAgain) {
     ExpectHealthyAgain(disk.dir.Path(), acknowledged);
     if (testing::Test::HasFailure()) return;
   }
-  EXPECT_GT(failed_in_publish, 8);
+  EXPECT_GT(failed_in_publish, 5);
 }
 
 }  // namespace

@@ -89,8 +89,8 @@ class IngestKill : public Cli {
   }
 
   Args IngestArgs() const {
-    Args args = {kProgram,  "ingest", At("docs"), "--json", "--quiet", "--encode-batch-tokens",
-                 std::to_string(kBatchTokens)};
+    Args args = {
+        kProgram, "ingest", At("docs"), "--json", "--quiet", "--encode-batch-tokens", std::to_string(kBatchTokens)};
     if (prunes_) args.push_back("--prune");
     return WithModel(args);
   }
@@ -154,7 +154,8 @@ class IngestKill : public Cli {
     const ProcessResult result = process.Finish();
     ASSERT_EQ(result.exit_code, 0) << result.err;
     startup_ms_ = Milliseconds(first - begin).count();
-    document_ms_ = Milliseconds(Clock::now() - first).count() / static_cast<double>(std::max<std::size_t>(num_to_do, 1));
+    document_ms_ =
+        Milliseconds(Clock::now() - first).count() / static_cast<double>(std::max<std::size_t>(num_to_do, 1));
     const KilledRun run = {stored_, folder_.texts(), OutcomesOf(result.out), prunes_, kBatchTokens};
     const StoreAfter after = CheckAfterKill(options_, "notes", run);
     stored_ = after.stored;
@@ -181,6 +182,10 @@ TEST_F(IngestKill, WhatWasAcknowledgedAnswersAndNothingElseIsThere) {
     SCOPED_TRACE("run " + std::to_string(num_runs) + " of seed " + std::to_string(seed_));
     ASSERT_NO_FATAL_FAILURE(RunAndKill());
     if (HasFailure()) return;
+    if (IsFull() && num_runs % 10 == 0) {
+      std::printf("%d killed\n", tally_.killed);
+      std::fflush(stdout);
+    }
   }
   prunes_ = true;
   RunToTheEnd();

@@ -22,7 +22,8 @@ using Texts = std::map<std::string, std::string>;  // by document name
 class ChangingFolder {
  public:
   // The texts are cut from `pool`.
-  ChangingFolder(std::filesystem::path path, std::vector<std::string> pool) : path_(std::move(path)), pool_(std::move(pool)) {}
+  ChangingFolder(std::filesystem::path path, std::vector<std::string> pool)
+      : path_(std::move(path)), pool_(std::move(pool)) {}
 
   // Adds documents; every fifth is long enough for several parts.
   void Add(std::size_t count, std::mt19937_64& random);

@@ -2,6 +2,7 @@
 // What the program cannot do: write on a full disk, open what it may not read, write beside another writer, take or
 // finish a document that is too large. Each is said, and nothing is lost.
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
@@ -9,7 +10,6 @@
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
-#include <linux/capability.h>
 #include <string>
 #include <thread>
 
@@ -69,7 +69,8 @@ TEST_F(FullDisk, EndsTheRunAndLosesNothing) {
   std::set<std::string> stored = {"d0000.txt", "d0001.txt", "d0002.txt"};
   WriteSample(12);
   std::size_t num_partial = 0;
-  for (const std::uintmax_t space : {std::uintmax_t{0}, std::uintmax_t{100}, document_bytes / 2, document_bytes * 2, document_bytes * 3}) {
+  for (const std::uintmax_t space :
+       {std::uintmax_t{0}, std::uintmax_t{100}, document_bytes / 2, document_bytes * 2, document_bytes * 3}) {
     SCOPED_TRACE("space for " + std::to_string(space) + " bytes");
     const ProcessResult result = IngestWithSpace(space);
     EXPECT_EQ(result.exit_code, 1) << result.err;
@@ -130,9 +131,9 @@ TEST_F(Refusal, ADirectoryThatMayNotBeReadIsNamed) {
       ASSERT_EQ(prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0), 0);
       ASSERT_EQ(prctl(PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH, 0, 0, 0), 0);
     }
-    for (const Args& args : {Args{"list", "--store", store_}, Args{"verify", "--store", store_},
-                             Args{"inspect", "--store", store_}, WithModel({"ask", "q"}),
-                             WithModel({"ingest", At("docs")})}) {
+    for (const Args& args :
+         {Args{"list", "--store", store_}, Args{"verify", "--store", store_}, Args{"inspect", "--store", store_},
+          WithModel({"ask", "q"}), WithModel({"ingest", At("docs")})}) {
       const ProcessResult result = Run(args);
       EXPECT_EQ(result.exit_code, 1) << args[0] << result.out;
       EXPECT_TRUE(Holds(result.err, store_) && Holds(result.err, "Permission denied")) << args[0] << ": " << result.err;

@@ -161,10 +161,12 @@ TEST_F(EngineTest, QueueIsBoundedAndWaitingRequestsCanBeCancelled) {
     accepted += refused.ok() ? 1 : 0;
   }
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(accepted, 11);
+  // Eleven, or ten when the ingest's last batch had delivered but not yet left its place.
+  EXPECT_LE(accepted, 11);
+  EXPECT_GE(accepted, 10);
   stop_waiting.request_stop();
-  for (int i = 0; i < 1000 && num_done < 3; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  EXPECT_EQ(num_done, 3) << "cancelled while waiting, beside running ones";
+  for (int i = 0; i < 1000 && num_done < accepted - 8; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(num_done, accepted - 8) << "cancelled while waiting, beside running ones";
   stop_running.request_stop();
   for (int i = 0; i < 1000 && num_done < accepted; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_EQ(num_done, accepted);
