@@ -97,11 +97,15 @@ class IngestKill : public Cli {
 
   // After a random number of changes and a moment more, or after a random time, be it before the first change.
   void WaitForMoment(Process& process) {
-    const auto limit = static_cast<std::size_t>(random_() % (NumToDo() + 1));
     const bool counts = random_() % 2 == 0;
+    // Pruning comes last and is quick: some kills aim at it.
+    const bool aims_at_end = prunes_ && random_() % 3 == 0;
+    const auto limit = aims_at_end ? NumToDo() : static_cast<std::size_t>(random_() % (NumToDo() + 1));
     const double whole_ms = startup_ms_ + document_ms_ * static_cast<double>(NumToDo());
     const double most_ms = counts ? 2 * document_ms_ : random_() % 3 == 0 ? startup_ms_ : whole_ms;
-    const double wait_ms = std::uniform_real_distribution<double>(0, most_ms)(random_);
+    const double share = std::uniform_real_distribution<double>(0, 1)(random_);
+    const double wait_ms =
+        most_ms * (counts ? share * share : share);  // just after a change more often than long after
     while (counts && !process.HasEnded() && NumChanges(OutcomesOf(process.Output())) < limit) {
       std::this_thread::sleep_for(std::chrono::microseconds(500));
     }
