@@ -69,8 +69,8 @@ class Database {
   // loss when it returns Ok.
   Status Commit(rocksdb::WriteBatch* batch);
 
-  // Marks a document whose deleted bytes Purge must still take off the disk: soon, when it was removed; with the next
-  // that was removed, when it was replaced or given up.
+  // Marks a document whose deleted bytes Purge must still take off the disk: soon, when it was removed or given
+  // up; with the next such one, when it was replaced or swept.
   enum class Mark : std::uint8_t { kRetired = 0, kRemoved = 1 };
   void MarkForPurge(rocksdb::WriteBatch* batch, DocumentId document, Mark mark) const;
   // Unless nothing was removed: rewrites the files that hold bytes of marked documents. Does nothing while a snapshot

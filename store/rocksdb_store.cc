@@ -359,7 +359,7 @@ Status RocksDbStore::Discard(std::span<const DocumentId> documents) {
   for (DocumentId document : documents) {
     UNFOLD_TRY(RequireOpen(document));
     UNFOLD_TRY(database_->DeleteRecords(&batch, document));
-    database_->MarkForPurge(&batch, document, Database::Mark::kRetired);
+    database_->MarkForPurge(&batch, document, Database::Mark::kRemoved);
   }
   UNFOLD_TRY(database_->Write(&batch));  // lost, its records are orphans, which the next opening sweeps
   for (DocumentId document : documents) open_ids_.erase(document);
