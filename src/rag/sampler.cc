@@ -44,7 +44,12 @@ TokenId Sampler::Draw(const std::vector<float>& logits) {
   if (order.empty()) return 0;
   std::sort(order.begin(), order.end(),
             [&](TokenId a, TokenId b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
-  if (options_.top_k > 0 && order.size() > static_cast<std::size_t>(options_.top_k)) order.resize(options_.top_k);
+  if (options_.top_k > 0 && order.size() > static_cast<std::size_t>(options_.top_k)) {
+    // As Hugging Face does it: tokens that tie with the last one stay.
+    auto kept = static_cast<std::size_t>(options_.top_k);
+    while (kept < order.size() && logits[order[kept]] == logits[order[kept - 1]]) ++kept;
+    order.resize(kept);
+  }
 
   const double best = logits[order.front()];
   std::vector<double> weight(order.size());

@@ -105,8 +105,8 @@ TEST(Sampler, TopK) {
   ExpectFrequencies(options, Halves(), {0, 0, 1, 0});
   options.top_k = 2;
   ExpectFrequencies(options, Halves(), {1 / 3.0, 0, 2 / 3.0, 0});
-  options.top_k = 3;  // tokens 1 and 3 tie: the lower id stays
-  ExpectFrequencies(options, Halves(), {2 / 7.0, 1 / 7.0, 4 / 7.0, 0});
+  options.top_k = 3;  // tokens 1 and 3 tie at the edge: both stay
+  ExpectFrequencies(options, Halves(), {0.25, 0.125, 0.5, 0.125});
   options.top_k = 100;
   ExpectFrequencies(options, Halves(), {0.25, 0.125, 0.5, 0.125});
 }
