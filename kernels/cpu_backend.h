@@ -67,6 +67,16 @@ class CpuScratchPool {
   std::vector<std::unique_ptr<CpuScratch>> free_;
 };
 
+// One product of a MatMul call, cut into tasks: blocks of rows times blocks of columns.
+struct CpuProduct {
+  const MatMulArgs* args = nullptr;
+  const float* x = nullptr;               // rows to multiply, or
+  const std::uint16_t* x_bf16 = nullptr;  // the same in bf16, when the products of pairs do it
+  std::int64_t column_block = 0;
+  std::int64_t column_blocks = 0;
+  std::int64_t end_task = 0;  // of the call's tasks, those before are of this product or an earlier one
+};
+
 class CpuBackend final : public HostBackend {
  public:
   CpuBackend(const SimdKernels& kernels, int threads) : simd_(kernels), pool_(threads) {}
@@ -77,7 +87,7 @@ class CpuBackend final : public HostBackend {
  private:
   Status DoEmbed(const EmbedArgs& args) override;
   Status DoRmsNorm(const RmsNormArgs& args) override;
-  Status DoMatMul(const MatMulArgs& args) override;
+  Status DoMatMuls(std::span<const MatMulArgs> products) override;
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
@@ -97,6 +107,10 @@ class CpuBackend final : public HostBackend {
   }
   std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
 
+  // x in the type that the product computes in; rounded once for neighbours in the list that share it.
+  void PrepareRows(CpuProduct& product, const CpuProduct* before);
+  void RunProductTask(const CpuProduct& product, std::int64_t task);
+
   // Turns `group` rows of scratch.logits, num_keys each, into softmax terms; their sums go to scratch.sums.
   void SoftmaxTerms(CpuScratch& scratch, std::int64_t group, std::int64_t num_keys, float scale);
   // out = terms * scratch.values / sums, for `group` heads of head_dim floats. Rows of terms are `stride` apart.
@@ -113,6 +127,9 @@ class CpuBackend final : public HostBackend {
 
   const SimdKernels& simd_;
   ThreadPool pool_;
+  std::vector<CpuProduct> products_;                 // MatMul
+  std::vector<std::vector<std::uint16_t>> rounded_;  // MatMul: x of each product in bf16
+  std::vector<std::vector<float>> widened_;          // MatMul: the same in f32
   CpuScratchPool scratch_;
   std::vector<double> list_mass_;         // SparseAttention: mass per chosen chunk of each row and key/value head
   std::vector<std::int64_t> list_begin_;  // where each row's and key/value head's entries begin in it

@@ -27,6 +27,8 @@ inline Lanes Each(Op op) {
 
 struct F32Row {
   using Element = float;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const float* p) {
     Lanes lanes;
     std::memcpy(lanes.v, p, sizeof(lanes.v));
@@ -38,6 +40,8 @@ struct F32Row {
 // subnormal needs, and all-ones exponents are set again.
 struct F16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const std::uint16_t* p) {
     return Each([p](int part) {
       U32x4 half;
@@ -52,6 +56,8 @@ struct F16Row {
 
 struct BF16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const std::uint16_t* p) {
     return Each([p](int part) {
       U32x4 wide;

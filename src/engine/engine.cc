@@ -302,8 +302,8 @@ Status MatchStore(const EngineOptions& options, Store& store, LoadedModel& model
     UNFOLD_TRY_ASSIGN(model.kv_type, FingerprintKvType(stored));
   }
   if (options.kv_type) model.kv_type = *options.kv_type;
-  const std::string current =
-      MakeFingerprint(model.transformer->config(), model.gist, weights_hash, model.tokenizer_hash, model.kv_type);
+  const std::string current = MakeFingerprint(model.transformer->config(), model.gist, weights_hash,
+                                              model.tokenizer_hash, model.kv_type, model.transformer->compute());
   if (!stored.empty()) return CompareFingerprints(stored, current, options.store_path);
   if (options.access == StoreAccessMode::kReadOnly)
     return Status::NotFound(options.store_path + ": the store is empty");
@@ -313,6 +313,9 @@ Status MatchStore(const EngineOptions& options, Store& store, LoadedModel& model
 Status CheckOptions(const EngineOptions& options) {
   if (options.kv_type && *options.kv_type != DType::kF32 && *options.kv_type != DType::kBF16) {
     return Status::InvalidArgument("kv_type must be f32 or bf16, found " + std::string(DTypeName(*options.kv_type)));
+  }
+  if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
+    return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));
   }
   if (options.encode_batch_tokens < 1) return Status::InvalidArgument("encode_batch_tokens must be at least 1");
   if (options.max_queued_requests < 1) return Status::InvalidArgument("max_queued_requests must be at least 1");

@@ -21,10 +21,10 @@ Result<Tensor> ScratchBuffer::Upload(Backend& backend, std::span<const std::int3
   return device;
 }
 
-Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir, Backend& backend) {
+Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir, Backend& backend, DType compute) {
   UNFOLD_TRY_ASSIGN(ModelConfig config, LoadModelConfig(model_dir));
   UNFOLD_TRY_ASSIGN(SafeTensors checkpoint, SafeTensors::Open(model_dir));
-  std::unique_ptr<Transformer> model(new Transformer(std::move(config), std::move(checkpoint), backend));
+  std::unique_ptr<Transformer> model(new Transformer(std::move(config), std::move(checkpoint), backend, compute));
   UNFOLD_TRY_ASSIGN(model->weights_, BindWeights(model->checkpoint_, model->config_, backend));
   UNFOLD_TRY(model->BuildRope());
   return model;
@@ -80,16 +80,18 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   UNFOLD_TRY_ASSIGN(const Tensor v, v_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY(backend_.RmsNorm(
       {.x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.k, .out = k}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.v, .out = v}));
-  if (keys_only) return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
-
+  const MatMulArgs kv_products[] = {Product(normed, weights.k, k), Product(normed, weights.v, v)};
+  if (keys_only) {
+    UNFOLD_TRY(backend_.MatMuls(kv_products));
+    return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
+  }
   UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.q, .out = q}));
+  const MatMulArgs products[] = {kv_products[0], kv_products[1], Product(normed, weights.q, q)};
+  UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(attention.Attend(layer, heads(q, config_.heads), heads(k, config_.kv_heads), heads(v, config_.kv_heads),
                               heads(attended, config_.heads)));
-  UNFOLD_TRY(backend_.MatMul({.x = attended, .weight = weights.o, .accumulate = true, .out = hidden_view_}));
+  UNFOLD_TRY(backend_.MatMul(Product(attended, weights.o, hidden_view_, /*accumulate=*/true)));
   return RunFfn(weights, num_tokens);
 }
 
@@ -99,10 +101,10 @@ Status Transformer::RunFfn(const LayerWeights& weights, std::int64_t num_tokens)
   UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_tokens, config_.ffn_dim}));
   UNFOLD_TRY(backend_.RmsNorm(
       {.x = hidden_view_, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.gate, .out = gate}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.up, .out = up}));
+  const MatMulArgs products[] = {Product(normed, weights.gate, gate), Product(normed, weights.up, up)};
+  UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(backend_.SwiGlu({.gate = gate, .up = up, .out = gate}));
-  return backend_.MatMul({.x = gate, .weight = weights.down, .accumulate = true, .out = hidden_view_});
+  return backend_.MatMul(Product(gate, weights.down, hidden_view_, /*accumulate=*/true));
 }
 
 Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
@@ -112,7 +114,7 @@ Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
                                .weight = weights_.final_norm,
                                .epsilon = config_.norm_epsilon,
                                .out = normed}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights_.output, .out = out}));
+  UNFOLD_TRY(backend_.MatMul(Product(normed, weights_.output, out)));
   logits.resize(config_.vocab_size);
   return backend_.Download(logits.data(), out);
 }

@@ -70,6 +70,7 @@ std::unique_ptr<Engine> OpenEngine(const Flags& flags, int part_tokens) {
   EngineOptions options;
   options.model_path = flags.model;
   options.num_threads = flags.threads;
+  options.compute = flags.compute == "bf16" ? DType::kBF16 : DType::kF32;
   options.gist_overrides = "{\"part_tokens\": " + std::to_string(part_tokens) + "}";
   return Must(Engine::Open(options));
 }
