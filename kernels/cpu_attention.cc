@@ -159,7 +159,9 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
   if (mass != nullptr) MassOfChunks(scratch, group, chunks_begin, mass);
   const Index num_gists = args.collapse && args.context != nullptr ? args.context->gist_k.dims[1] : 0;
   if (num_gists > 0) CollapseGists(scratch, group, chunks_begin, num_gists);
-  SumValues(scratch, group, num_keys, head_dim, args.out.as<float>() + (row * heads + kv_head * group) * head_dim);
+  float* out = args.out.as<float>() + (row * heads + kv_head * group) * head_dim;
+  SumValues(scratch, group, num_keys, head_dim, out);
+  for (Index g = 0; g < group; ++g) simd_.scale(out + g * head_dim, 1.0F / scratch.sums[g], head_dim);
 }
 
 Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {

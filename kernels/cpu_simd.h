@@ -38,11 +38,13 @@ struct SimdKernels {
   void (*rotate[3])(const void* x, const float* cos, const float* sin, float* out, std::int64_t half);
   // out[i] = silu(gate[i]) * up[i]. out may be gate.
   void (*swiglu)(const float* gate, const float* up, float* out, std::int64_t n);
-  // values[i] = exp(values[i] * scale - max over all of values[i] * scale); returns their sum. n >= 1.
-  float (*softmax_terms)(float* values, float scale, std::int64_t n);
+  // values[i] = exp(values[i] * scale - *largest), *largest the largest values[i] * scale; returns their sum. n >= 1.
+  float (*softmax_terms)(float* values, float scale, std::int64_t n, float* largest);
   // out[h * d + e] += sum over j of weights[h * weight_stride + j] * rows[j][e], j ascending; h < heads, e < d.
   void (*weighted_sum)(const float* weights, std::int64_t weight_stride, std::int64_t heads, const float* const* rows,
                        std::int64_t num_rows, std::int64_t d, float* out);
+  // out[i] = out[i] * scale + other[i] * other_scale.
+  void (*merge)(float* out, float scale, const float* other, float other_scale, std::int64_t n);
   // out[i] *= scale.
   void (*scale)(float* out, float scale, std::int64_t n);
   // Largest of n >= 1 values; *sum and *sum_squares grow by theirs, in double and in order of i.

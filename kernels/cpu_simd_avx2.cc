@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kTileRows = 2;  // 12 registers of sums; x and weight vectors are used half by half
 constexpr int kTileCols = 3;
+constexpr int kSumHeads = 3;
+constexpr int kSumVectors = 2;
 constexpr int kPanelFloats = 8192;
 constexpr std::int64_t kPanelMinRows = 8;
 

@@ -221,9 +221,10 @@ void SwiGlu(const float* gate, const float* up, float* out, std::int64_t n) {
 
 // ---- Attention ----------------------------------------------------------------------------------------------------
 
-float SoftmaxTerms(float* values, float scale, std::int64_t n) {
+float SoftmaxTerms(float* values, float scale, std::int64_t n, float* result) {
   const Lanes factor = Splat(scale);
-  float largest = values[0] * scale;
+  float& largest = *result;
+  largest = values[0] * scale;
   std::int64_t i = 0;
   if (n >= kLanes) {
     Lanes best = Mul(F32Row::Load(values), factor);
@@ -244,38 +245,37 @@ float SoftmaxTerms(float* values, float scale, std::int64_t n) {
   return SumOf(sum);
 }
 
-// A block of up to 2 * 16 columns and `heads` heads, kept in registers while the rows go by.
-template <int heads, int vectors>
+// Columns [first, first + vectors * 16) of `heads` heads, kept in registers while the rows go by. With `part` the last
+// vector is cut off at d.
+template <int heads, int vectors, bool part>
 inline void WeightedTile(const float* weights, std::int64_t weight_stride, const float* const* rows,
                          std::int64_t num_rows, std::int64_t first, std::int64_t d, float* out) {
+  const auto load = [d](const float* row, std::int64_t e) {
+    return part ? LoadUpTo<F32Row>(row + e, d - e) : F32Row::Load(row + e);
+  };
   Lanes acc[heads * vectors];
 #pragma GCC unroll 8
   for (int h = 0; h < heads; ++h) {
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      const std::int64_t e = first + v * kLanes;
-      acc[h * vectors + v] = LoadUpTo<F32Row>(out + h * d + e, d - e);
-    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) acc[h * vectors + v] = load(out + h * d, first + v * kLanes);
   }
   for (std::int64_t j = 0; j < num_rows; ++j) {
     Lanes value[vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      value[v] = LoadUpTo<F32Row>(rows[j] + first + v * kLanes, d - first - v * kLanes);
-    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) value[v] = load(rows[j], first + v * kLanes);
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
       const Lanes weight = Splat(weights[h * weight_stride + j]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) acc[h * vectors + v] = MulAdd(weight, value[v], acc[h * vectors + v]);
     }
   }
 #pragma GCC unroll 8
   for (int h = 0; h < heads; ++h) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       const std::int64_t e = first + v * kLanes;
-      StoreUpTo(acc[h * vectors + v], out + h * d + e, d - e);
+      StoreUpTo(acc[h * vectors + v], out + h * d + e, part ? d - e : kLanes);
     }
   }
 }
@@ -284,10 +284,13 @@ template <int heads>
 inline void WeightedHeads(const float* weights, std::int64_t weight_stride, const float* const* rows,
                           std::int64_t num_rows, std::int64_t d, float* out) {
   std::int64_t e = 0;
-  for (; e + 2 * kLanes <= d; e += 2 * kLanes) {
-    WeightedTile<heads, 2>(weights, weight_stride, rows, num_rows, e, d, out);
+  for (; e + kSumVectors * kLanes <= d; e += kSumVectors * kLanes) {
+    WeightedTile<heads, kSumVectors, false>(weights, weight_stride, rows, num_rows, e, d, out);
   }
-  for (; e < d; e += kLanes) WeightedTile<heads, 1>(weights, weight_stride, rows, num_rows, e, d, out);
+  for (; e + kLanes <= d; e += kLanes) {
+    WeightedTile<heads, 1, false>(weights, weight_stride, rows, num_rows, e, d, out);
+  }
+  if (e < d) WeightedTile<heads, 1, true>(weights, weight_stride, rows, num_rows, e, d, out);
 }
 
 void WeightedSum(const float* weights, std::int64_t weight_stride, std::int64_t heads, const float* const* rows,
@@ -298,9 +301,17 @@ void WeightedSum(const float* weights, std::int64_t weight_stride, std::int64_t 
       run(weights + h * weight_stride, weight_stride, rows, num_rows, d, out + h * d);
     }
   };
-  take(WeightedHeads<4>, 4);
+  take(WeightedHeads<kSumHeads>, kSumHeads);
   take(WeightedHeads<2>, 2);
   take(WeightedHeads<1>, 1);
+}
+
+void Merge(float* out, float scale, const float* other, float other_scale, std::int64_t n) {
+  const Lanes a = Splat(scale), b = Splat(other_scale);
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const Lanes scaled = Mul(LoadUpTo<F32Row>(out + i, n - i), a);
+    StoreUpTo(MulAdd(LoadUpTo<F32Row>(other + i, n - i), b, scaled), out + i, n - i);
+  }
 }
 
 void Scale(float* out, float scale, std::int64_t n) {
@@ -341,6 +352,7 @@ const SimdKernels UNFOLD_SIMD_TABLE = {
     SwiGlu,
     SoftmaxTerms,
     WeightedSum,
+    Merge,
     Scale,
     MaxAndMoments,
     ExpRow,

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int kTileRows = 6;  // 24 sums, 4 weight vectors and one x vector fill 29 of 32 registers
 constexpr int kTileCols = 4;
+constexpr int kSumHeads = 6;  // of a weighted sum: 24 sums again, 4 value vectors, one weight
+constexpr int kSumVectors = 4;
 constexpr int kPanelFloats = 8192;
 constexpr std::int64_t kPanelMinRows = 12;  // fewer rows than this read weights in their stored type
 

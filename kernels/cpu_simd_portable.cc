@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kTileRows = 1;  // 12 of the 16 registers of the x86-64 baseline hold sums
 constexpr int kTileCols = 3;
+constexpr int kSumHeads = 3;
+constexpr int kSumVectors = 1;
 constexpr int kPanelFloats = 8192;
 constexpr std::int64_t kPanelMinRows = 4;
 

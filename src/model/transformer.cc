@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 namespace unfold {
+namespace {
+
+constexpr std::int64_t kFfnRows = 1024;
+
+}  // namespace
 
 Result<Tensor> ScratchBuffer::Get(Backend& backend, DType type, std::initializer_list<std::int64_t> shape) {
   const std::size_t bytes = Tensor(nullptr, type, shape).bytes();
@@ -95,16 +101,25 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   return RunFfn(weights, num_tokens);
 }
 
+// In slices of rows: their memory does not grow with the pass, and rows do not see each other.
 Status Transformer::RunFfn(const LayerWeights& weights, std::int64_t num_tokens) {
-  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, DType::kF32, {num_tokens, config_.ffn_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_tokens, config_.ffn_dim}));
-  UNFOLD_TRY(backend_.RmsNorm(
-      {.x = hidden_view_, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
+  for (std::int64_t begin = 0; begin < num_tokens; begin += kFfnRows) {
+    UNFOLD_TRY(RunFfnRows(weights, hidden_view_.Rows(begin, std::min(num_tokens, begin + kFfnRows))));
+  }
+  return Status::Ok();
+}
+
+Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden) {
+  const std::int64_t num_rows = hidden.dims[0];
+  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_rows, config_.model_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
+  UNFOLD_TRY(
+      backend_.RmsNorm({.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
   const MatMulArgs products[] = {Product(normed, weights.gate, gate), Product(normed, weights.up, up)};
   UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(backend_.SwiGlu({.gate = gate, .up = up, .out = gate}));
-  return backend_.MatMul(Product(gate, weights.down, hidden_view_, /*accumulate=*/true));
+  return backend_.MatMul(Product(gate, weights.down, hidden, /*accumulate=*/true));
 }
 
 Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {

@@ -71,6 +71,7 @@ class Transformer {
   Status BuildRope();
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
   Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
+  Status RunFfnRows(const LayerWeights& weights, const Tensor& hidden);
 
   ModelConfig config_;
   SafeTensors checkpoint_;
@@ -79,7 +80,8 @@ class Transformer {
   Weights weights_;
   Buffer rope_cos_, rope_sin_;
   RopeTable rope_;
-  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [T, F].
+  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
+  // slice, F].
   ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
   Tensor hidden_view_;
 };

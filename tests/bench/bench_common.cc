@@ -50,6 +50,12 @@ double SecondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double CpuSecondsNow() {
+  std::timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 void Require(const Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "bench: %s\n", status.ToString().c_str());
@@ -65,12 +71,34 @@ int NumThreads(int asked) {
   return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-Json BeginLine(const std::string& name, int threads) {
+Flags ParseFlags(int argc, char** argv) {
+  Flags flags;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string name = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
+    if (name == "--model") {
+      flags.model = value;
+    } else if (name == "--docs") {
+      flags.docs = value;
+    } else if (name == "--compute" && (value == "f32" || value == "bf16")) {
+      flags.compute = value;
+    } else if (name == "--threads" && std::atoi(value.c_str()) >= 0) {
+      flags.threads = std::atoi(value.c_str());
+    } else if (name == "--runs" && std::atoi(value.c_str()) > 0) {
+      flags.runs = std::atoi(value.c_str());
+    } else {
+      Require(Status::InvalidArgument("not an argument: " + name + " " + value));
+    }
+  }
+  return flags;
+}
+
+Json BeginLine(const std::string& name, const Flags& flags) {
   return {{"bench", name},
           {"date", Today()},
           {"machine", CpuName() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores"},
           {"isa", Must(ChooseCpuKernels())->name},
-          {"threads", NumThreads(threads)}};
+          {"threads", NumThreads(flags.threads)},
+          {"compute", flags.compute}};
 }
 
 ReadBandwidth::ReadBandwidth(int threads)

@@ -15,7 +15,16 @@
 
 namespace unfold::bench {
 
-constexpr int kRuns = 25;
+// --model DIR, --docs DIR, --threads N, --compute f32|bf16, --runs N.
+struct Flags {
+  std::string model = "datasets/gist-mini", docs = "datasets/handbook", compute = "f32";
+  int threads = 0;  // 0: one per core
+  int runs = 25;
+
+  DType compute_type() const { return compute == "bf16" ? DType::kBF16 : DType::kF32; }
+};
+// Ends the program when an argument is none of these.
+Flags ParseFlags(int argc, char** argv);
 
 // Samples of one figure; at least one.
 class Samples {
@@ -31,6 +40,7 @@ class Samples {
 };
 
 double SecondsNow();
+double CpuSecondsNow();  // of this process, all threads: what it took even if others took the cores
 // Ends the program with the error.
 void Require(const Status& status);
 template <typename T>
@@ -41,8 +51,8 @@ T Must(Result<T> result) {
 
 // One JSON line on stdout.
 void Print(const Json& line);
-// {"bench": NAME, "date", "machine", "isa", "threads"}: what every line begins with.
-Json BeginLine(const std::string& name, int threads);
+// {"bench": NAME, "date", "machine", "isa", "threads", "compute"}: what every line begins with.
+Json BeginLine(const std::string& name, const Flags& flags);
 int NumThreads(int asked);  // 0: one per core
 
 // Reads a large array once with each call, all threads together.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // speed_bench: decode, dense prefill and encoding of a model through the public Engine, beside the read bandwidth of
 // the machine, in rounds: one pass over a large array, one question, one batch of documents. JSON lines on stdout.
-//   speed_bench [--model DIR] [--docs DIR] [--threads N] [--compute f32|bf16]
+//   speed_bench [--model DIR] [--docs DIR] [--threads N] [--compute f32|bf16] [--runs N]
 //
 // Expected, gist-mini (N 8, M 512, F 1408, H 8, Hk 4, D 64, V 8192, tied, bf16):
 //   weights read by a decoded token: 8 * 2,949,120 + 8192 * 512 + norms = 27.8 M values, 55.6 MB; at B bytes a second
@@ -9,7 +9,6 @@
 //   products of an encoded row: 2 * (7 * 2,949,120 + 2 * 131,072 * 1) = 41.8 MFLOP: the last layer makes k and v alone;
 //   a raw token brings 1 + 1/8 rows (its share of a gist) and a little for titles.
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string_view>
 
@@ -24,11 +23,6 @@ constexpr int kContextTokens = 512;
 constexpr int kAnswerSteps = 32;
 constexpr std::uint64_t kEncodeTokens = 6000;
 constexpr std::string_view kQuestion = "who became a leader of the indian national congress";
-
-struct Flags {
-  std::string model = "datasets/gist-mini", docs = "datasets/handbook", compute = "f32";
-  int threads = 0;
-};
 
 struct ModelCost {
   double weight_bytes = 0;  // read by one decoded token
@@ -70,7 +64,7 @@ std::unique_ptr<Engine> OpenEngine(const Flags& flags, int part_tokens) {
   EngineOptions options;
   options.model_path = flags.model;
   options.num_threads = flags.threads;
-  options.compute = flags.compute == "bf16" ? DType::kBF16 : DType::kF32;
+  options.compute = flags.compute_type();
   options.gist_overrides = "{\"part_tokens\": " + std::to_string(part_tokens) + "}";
   return Must(Engine::Open(options));
 }
@@ -106,7 +100,7 @@ class SpeedBench {
   void Run() {
     Round();  // a warm-up
     reads_ = bandwidth_share_ = dense_ = ssa_ = prefill_ = encode_ = Samples();
-    for (int i = 0; i < kRuns; ++i) Round();
+    for (int i = 0; i < flags_.runs; ++i) Round();
     Report();
   }
 
@@ -154,18 +148,12 @@ class SpeedBench {
     encode_.Add(progress.encode_seconds / static_cast<double>(progress.num_tokens));
   }
 
-  Json Line(const std::string& name) const {
-    Json line = BeginLine(name, flags_.threads);
-    line["compute"] = flags_.compute;
-    return line;
-  }
-
   void Report() const {
-    Json read = Line("read_bandwidth");
+    Json read = BeginLine("read_bandwidth", flags_);
     reads_.Write("gb_s", 1e-9, read);
     Print(read);
 
-    Json decode = Line("decode");
+    Json decode = BeginLine("decode", flags_);
     decode["mode"] = "dense";
     decode["context_tokens"] = context_tokens_;
     decode["weight_bytes_a_token"] = cost_.weight_bytes;
@@ -175,20 +163,20 @@ class SpeedBench {
     decode["tokens_s"] = 1 / dense_.Median();
     Print(decode);
 
-    Json ssa = Line("decode");
+    Json ssa = BeginLine("decode", flags_);
     ssa["mode"] = "ssa";
     ssa["context_tokens"] = context_tokens_;
     ssa_.Write("ms_a_token", 1e3, ssa);
     ssa["tokens_s"] = 1 / ssa_.Median();
     Print(ssa);
 
-    Json prefill = Line("prefill");
+    Json prefill = BeginLine("prefill", flags_);
     prefill["mode"] = "dense";
     prefill_.Write("us_a_token", 1e6, prefill);
     prefill["tokens_s"] = 1 / prefill_.Median();
     Print(prefill);
 
-    Json encode = Line("encode");
+    Json encode = BeginLine("encode", flags_);
     const double flops = cost_.row_flops * rows_per_token_;
     encode["formula"] = "2 * weights of all products a row passes * rows (raw tokens and gists) / encode seconds";
     encode["flops_a_raw_token"] = flops;
@@ -206,19 +194,6 @@ class SpeedBench {
   double context_tokens_ = 0, rows_per_token_ = 0;
   Samples reads_, bandwidth_share_, dense_, ssa_, prefill_, encode_;
 };
-
-Flags ParseFlags(int argc, char** argv) {
-  Flags flags;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string_view name = argv[i];
-    const std::string value = argv[i + 1];
-    if (name == "--model") flags.model = value;
-    if (name == "--docs") flags.docs = value;
-    if (name == "--compute") flags.compute = value;
-    if (name == "--threads") flags.threads = std::atoi(value.c_str());
-  }
-  return flags;
-}
 
 }  // namespace
 }  // namespace unfold::bench
