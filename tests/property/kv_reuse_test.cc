@@ -29,11 +29,17 @@ std::vector<DocumentInput> Documents() {
   return documents;
 }
 
-EngineOptions Options(const std::string& store, DType kv_type, int batch_tokens) {
+// What is computed and what is stored.
+struct Types {
+  DType compute, kv;
+};
+
+EngineOptions Options(const std::string& store, const Types& types, int batch_tokens) {
   EngineOptions options;
   options.store_path = store;
   options.model_path = golden::kModelDir;
-  options.kv_type = kv_type;
+  options.compute = types.compute;
+  options.kv_type = types.kv;
   options.encode_batch_tokens = batch_tokens;
   return options;
 }
@@ -120,10 +126,14 @@ void IngestInto(const EngineOptions& options, std::vector<DocumentInput> documen
   golden::IngestAll(**engine, "c", std::move(documents));
 }
 
-class KvReuse : public testing::TestWithParam<DType> {
+std::string TypesName(const Types& types) {
+  return std::string(DTypeName(types.compute)) + "_" + std::string(DTypeName(types.kv));
+}
+
+class KvReuse : public testing::TestWithParam<Types> {
  protected:
   void SetUp() override {
-    base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + std::string(DTypeName(GetParam()));
+    base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + TypesName(GetParam());
     std::filesystem::remove_all(base_);
     std::filesystem::create_directories(base_);
   }
@@ -145,7 +155,7 @@ TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
   auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
   LoadedModel& model = **loaded;
-  model.kv_type = GetParam();
+  model.kv_type = GetParam().kv;
 
   const std::unique_ptr<Store> stores[] = {OpenStored(packed.store_path), OpenStored(single.store_path),
                                            EncodeAfresh(model, documents)};
@@ -170,7 +180,7 @@ TEST_P(KvReuse, RecordsDoNotDependOnPacking) {
   ASSERT_NO_FATAL_FAILURE(IngestInto(packed, documents));
   auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok());
-  (*loaded)->kv_type = GetParam();
+  (*loaded)->kv_type = GetParam().kv;
   const auto stored = OpenStored(packed.store_path)->Snapshot();
   const std::unique_ptr<Store> fresh_store = EncodeAfresh(**loaded, documents);
   const auto fresh = fresh_store->Snapshot();
@@ -213,8 +223,10 @@ TEST_P(KvReuse, InlineDocumentsAnswerAsStoredOnes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(KvTypes, KvReuse, testing::Values(DType::kF32, DType::kBF16),
-                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(AllTypes, KvReuse,
+                         testing::Values(Types{DType::kF32, DType::kF32}, Types{DType::kF32, DType::kBF16},
+                                         Types{DType::kBF16, DType::kBF16}),
+                         [](const auto& info) { return TypesName(info.param); });
 
 }  // namespace
 }  // namespace unfold
