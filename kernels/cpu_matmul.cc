@@ -6,6 +6,9 @@
 //             (f32) or 64 (bf16 pairs) a core and cycle, weights once for each block of rows
 //   Tasks     kRowBlock rows of x times some columns. At K = 1408 the rows take half of a 1 MiB L2, four columns lie
 //             in L1. With few rows tasks are small, so that threads end together
+//   Measured  op_bench, speed_bench (tests/bench), one Zen 4 core, 2,048 rows, K 512 to 4,096: f32 91 to 106 GFLOP/s of
+//             106, bf16 pairs 162 to 194 of 212. A decoded token, two cores, weights of 55.6 MB and 8.4 MB of f32 KV:
+//             1.84 ms where plain reads reach 29 GB/s, that is 1.9 ms for the weights alone (some stay in L3)
 #include <algorithm>
 #include <array>
 

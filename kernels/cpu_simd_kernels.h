@@ -246,7 +246,8 @@ float SoftmaxTerms(float* values, float scale, std::int64_t n, float* result) {
 }
 
 // Columns [first, first + vectors * 16) of `heads` heads, kept in registers while the rows go by. With `part` the last
-// vector is cut off at d.
+// vector is cut off at d. Few heads wait for memory: they fetch rows that come later into L2.
+constexpr std::int64_t kSumAhead = 16;
 template <int heads, int vectors, bool part>
 inline void WeightedTile(const float* weights, std::int64_t weight_stride, const float* const* rows,
                          std::int64_t num_rows, std::int64_t first, std::int64_t d, float* out) {
@@ -260,6 +261,11 @@ inline void WeightedTile(const float* weights, std::int64_t weight_stride, const
     for (int v = 0; v < vectors; ++v) acc[h * vectors + v] = load(out + h * d, first + v * kLanes);
   }
   for (std::int64_t j = 0; j < num_rows; ++j) {
+    if constexpr (heads <= 2) {
+      const float* ahead = rows[j + kSumAhead < num_rows ? j + kSumAhead : num_rows - 1] + first;
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) __builtin_prefetch(ahead + v * kLanes, 0, 2);
+    }
     Lanes value[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) value[v] = load(rows[j], first + v * kLanes);
