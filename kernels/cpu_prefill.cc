@@ -6,9 +6,9 @@
 //   Traffic   near keys through pointers, once for the G heads of a row: 27 of them with chunks of 8 and sections of 4.
 //             Far keys in blocks of 128, turned once a call, then read once for 32 rows and G heads: 4 D flops for a
 //             key, row and head, at 6 rows and 64 keys a tile (as a dense product)
-//   Measured  encode_curve (tests/bench), two Zen 4 cores, November 2026: 4.0 ns a far key, head and row, 2.4 at the peak;
-//             per token of 65,536 against 1,024, two levels: 1.16 times the time, one level 1.7
-//   Tried     tiles of 4 heads and 2 vectors, tested for partial vectors inside: 7.8 ns
+//   Measured  encode_curve (tests/bench), two Zen 4 cores: 4.0 ns a far key, head and row, 2.4 at the peak. A token of
+//             65,536 takes 1.16 times as long as one of 1,024 with two levels, 1.7 times with one
+//   Tried     tiles of 4 heads and 2 vectors that ask for partial vectors inside: 7.8 ns
 #include <algorithm>
 #include <cmath>
 #include <limits>
