@@ -33,7 +33,7 @@ struct EngineOptions {
 
   std::string backend = "cpu";  // "cpu" or "ref"; UNFOLD_BACKEND in the environment wins
   int num_threads = 0;          // worker threads of the backend; 0: one per core
-  // Type of stored KV, f32 or bf16; part of the store's fingerprint. Unset: the store's, bf16 for a new one.
+  // Type of stored KV, f32, bf16 or int8; part of the store's fingerprint. Unset: the store's, bf16 for a new one.
   std::optional<DType> kv_type{};
 
   std::uint64_t unfold_cache_bytes = std::uint64_t{512} << 20;  // pages of unfolded raw KV kept between questions
@@ -46,6 +46,7 @@ struct EngineOptions {
 enum class AnswerMode : std::uint8_t {
   kSsa,     // stored KV: gists are scored, the best chunks unfolded
   kDense,   // for comparison: the same documents encoded as plain text, everything attended; reads texts, no stored KV
+  kFresh,   // for comparison: kSsa over the same documents encoded now with f32 KV; what storing in few bits costs
   kClosed,  // no documents
 };
 

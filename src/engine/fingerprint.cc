@@ -37,7 +37,7 @@ Result<DType> FingerprintKvType(std::string_view fingerprint) {
   UNFOLD_TRY_ASSIGN(const Json json, ParseJson(fingerprint, "store fingerprint"));
   UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(json, "store fingerprint"));
   UNFOLD_TRY_ASSIGN(const std::string name, fields.String("kv_type"));
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
     if (name == DTypeName(type)) return type;
   }
   return Status::Incompatible("store fingerprint: kv_type '" + name + "' is not known to this build");

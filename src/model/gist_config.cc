@@ -60,12 +60,14 @@ Result<GistRules> ReadRules(const JsonFields& fields, const std::string& model_d
   UNFOLD_TRY_ASSIGN(rules.sink_size, IntField(fields, "sink_size", 3, 0, 1024));
   UNFOLD_TRY_ASSIGN(rules.previous_chunks, IntField(fields, "previous_chunks", 1, 0, 1024));
   UNFOLD_TRY_ASSIGN(rules.word_aware, fields.BoolOr("word_aware", true));
-  if (rules.section_size != 0) {
-    return fields.Error("section_size", "other than 0 (H-SSA) is not supported by this version");
+  if (rules.section_size == 1) return fields.Error("section_size", "must be 0 (one level of gists) or at least 2");
+  // Without sections the lowest level alone is used, whatever the vocabulary holds.
+  const std::size_t num_levels = rules.section_size == 0 ? 1 : gists.size();
+  if (num_levels > kMaxGistLevels || (rules.section_size > 0 && num_levels < 2)) {
+    return fields.Error("gist_tokens",
+                        "must name 2 or 3 tokens with a section_size, lowest level first (<gist>, <Gist>)");
   }
-  rules.gist_ids = {gists.front()};  // one level
-  UNFOLD_TRY_ASSIGN(const std::vector<TokenId> links, TokenIds(fields, "link_tokens", model, tokenizer));
-  if (!links.empty()) return fields.Error("link_tokens", "are not supported by this version");
+  rules.gist_ids.assign(gists.begin(), gists.begin() + static_cast<std::ptrdiff_t>(num_levels));
   return rules;
 }
 
@@ -209,6 +211,7 @@ Result<GistConfig> LoadGistConfig(const std::string& model_dir, std::string_view
   }
   GistConfig config;
   UNFOLD_TRY_ASSIGN(config.rules, ReadRules(fields, model_dir, model, tokenizer));
+  UNFOLD_TRY_ASSIGN(config.link_ids, TokenIds(fields, "link_tokens", model, tokenizer));
   UNFOLD_TRY(ReadLimits(fields, model, config));
   UNFOLD_TRY(ReadPrompts(fields, tokenizer, config));
   UNFOLD_TRY(ReadRouting(fields, model, tokenizer, config));

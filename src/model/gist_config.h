@@ -27,8 +27,9 @@ struct RoutingHead {
 
 struct GistConfig {
   GistRules rules;
-  double compression = 0;  // r
-  int part_tokens = 0;     // raw tokens of the longest part
+  std::vector<TokenId> link_ids;  // placed after the documents, these for each (method.md section 6); may be empty
+  double compression = 0;         // r
+  int part_tokens = 0;            // raw tokens of the longest part
   int max_question_tokens = 0;
   int max_answer_tokens = 0;
   int max_documents = 0;                   // parts placed when routing; 0: no limit but the token budget

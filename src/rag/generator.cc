@@ -16,11 +16,12 @@ double MillisecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-// Never generated: gists of every level, and what the model's config suppresses.
+// Never generated: gists of every level, link tokens, and what the model's config suppresses.
 std::vector<TokenId> BannedTokens(const GeneratorContext& context, bool ignore_end_token) {
   std::vector<TokenId> banned = context.config->suppressed_tokens;
   const auto& gists = context.config->rules.gist_ids;
   banned.insert(banned.end(), gists.begin(), gists.end());
+  banned.insert(banned.end(), context.config->link_ids.begin(), context.config->link_ids.end());
   const auto& ends = context.model->config().end_tokens;
   if (ignore_end_token) banned.insert(banned.end(), ends.begin(), ends.end());
   return banned;
@@ -85,6 +86,9 @@ Result<PreparedQuestion> PrepareQuestion(const GeneratorContext& context, std::s
   }
   const std::int64_t wanted = options.working_set.max_context_tokens;
   prepared.context_budget = wanted > 0 ? std::min(wanted, window) : window;
+  if (options.mode != AnswerMode::kDense) {
+    prepared.links_per_part = static_cast<std::int64_t>(context.config->link_ids.size());
+  }
   return prepared;
 }
 
@@ -115,7 +119,8 @@ Status Generator::Place(std::vector<PartRef> parts) {
     UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::PlaceDense(*context_.model, *context_.cache, std::move(parts), first,
                                                            context_.dense_batch_tokens, check_));
   } else {
-    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::Place(*context_.model, *context_.cache, std::move(parts), first));
+    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::Place(*context_.model, *context_.cache, context_.config->rules,
+                                                      std::move(parts), first));
   }
   place_ms_ = MillisecondsSince(begin);
   return Status::Ok();
@@ -133,13 +138,28 @@ Status Generator::Prefill() {
     budget.top_p = options_.unfold_top_p;
   }
   const auto question_tokens = static_cast<std::int64_t>(question_.prompt.ids.size());
+  const std::vector<TokenId> links = LinkTokens();
+  const auto num_links = static_cast<std::int64_t>(links.size());
   UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*context_.model, context_.model->config().num_layers,
-                                                  question_tokens + question_.max_answer_tokens));
+                                                  num_links + question_tokens + question_.max_answer_tokens));
   attention_ = std::make_unique<QueryAttention>(*context_.model, context_.prefix->kv, context_.prefix->num_tokens,
                                                 working_set_.get(), std::move(tail), budget, check_);
+  if (!links.empty()) {
+    UNFOLD_TRY(attention_->BeginLinks(static_cast<std::int64_t>(context_.config->link_ids.size())));
+    UNFOLD_TRY(context_.model->Run(links, *attention_, {.num_layers = 0, .keys_only = true}));
+  }
   UNFOLD_TRY(RunPass(question_.prompt.ids));
   prefill_ms_ = MillisecondsSince(begin);
   return Status::Ok();
+}
+
+// The model's link tokens, once for each placed document. Texts that are stuffed (dense) have none.
+std::vector<TokenId> Generator::LinkTokens() const {
+  std::vector<TokenId> links;
+  if (working_set_ == nullptr || options_.mode == AnswerMode::kDense) return links;
+  const std::vector<TokenId>& ids = context_.config->link_ids;
+  for (std::size_t j = 0; j < working_set_->parts().size(); ++j) links.insert(links.end(), ids.begin(), ids.end());
+  return links;
 }
 
 Status Generator::RunPass(std::span<const TokenId> ids) {
@@ -194,7 +214,7 @@ Result<Answer> Generator::TakeAnswer() {
   if (working_set_ == nullptr) return answer;
 
   const AttentionReport& report = attention_->report();
-  usage.prompt_tokens += working_set_->num_tokens();
+  usage.prompt_tokens += working_set_->num_tokens() + LinkTokens().size();
   if (options_.mode == AnswerMode::kSsa) usage.cached_tokens += working_set_->num_tokens();
   usage.context_chunks = working_set_->num_chunks();
   usage.kv_bytes_read = working_set_->kv_bytes_read();

@@ -1,5 +1,5 @@
 # Golden answers: the whole engine against the model's own reference.
-add_library(reference_questions STATIC golden/reference_questions.cc)
+add_library(reference_questions STATIC golden/reference_questions.cc golden/encoded_documents.cc)
 target_link_libraries(reference_questions PUBLIC unfold_engine GTest::gtest)
 target_include_directories(reference_questions PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(reference_questions PRIVATE UNFOLD_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

@@ -239,9 +239,10 @@ TEST_F(Cli, EvalScoresEachQuestionInEachMode) {
     EXPECT_EQ(summary[mode]["recall_at_10"], summary["ssa"]["recall_at_10"]) << "routing does not depend on the mode";
     EXPECT_GT(summary[mode]["ttft_ms_p50"], 0);
   }
-  const ProcessResult table = Run(WithModel({"eval", "--questions", At("q.jsonl"), "--limit", "1"}));
+  const ProcessResult table =
+      Run(WithModel({"eval", "--questions", At("q.jsonl"), "--limit", "1", "--mode", "ssa", "--mode", "fresh"}));
   EXPECT_EQ(table.exit_code, 0) << table.err;
-  EXPECT_TRUE(Holds(table.out, "recall@10")) << table.out;
+  EXPECT_TRUE(Holds(table.out, "recall@10") && Holds(table.out, "as fresh")) << table.out;
 
   Write("bad.jsonl", "{\"question\": \"q\", \"documents\": [\"ghost.txt\"]}\n{\"question\": \"q\"}\n");
   const ProcessResult bad = Run(WithModel({"eval", "--questions", At("bad.jsonl"), "--json"}));
