@@ -2,7 +2,6 @@
 #include "text/added_tokens.h"
 
 #include <algorithm>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
@@ -26,7 +25,8 @@ std::string_view FirstCharacter(std::string_view text) {
 
 }  // namespace
 
-Result<AddedTokens> AddedTokens::Parse(const Json* file, const Json& config, const Vocabulary& vocabulary,
+Result<AddedTokens> AddedTokens::Parse(const Json* file, const Json& more_tokens,
+                                       std::span<const std::string> more_special, const Vocabulary& vocabulary,
                                        const Normalizer& normalizer, const std::string& name) {
   AddedTokens added;
   added.next_id_ = vocabulary.num_tokens();
@@ -37,7 +37,11 @@ Result<AddedTokens> AddedTokens::Parse(const Json* file, const Json& config, con
       UNFOLD_TRY(added.Add((*file)[i], vocabulary, part + "[" + std::to_string(i) + "]"));
     }
   }
-  UNFOLD_TRY(added.AddConfig(config, vocabulary));
+  for (const Json& token : more_tokens) UNFOLD_TRY(added.AddMore(token, vocabulary, name + ": added_tokens_decoder"));
+  for (const std::string& text : more_special) {
+    const Json token = {{"content", text}, {"special", true}, {"normalized", false}};
+    UNFOLD_TRY(added.AddMore(token, vocabulary, name + ": special token '" + text + "'"));
+  }
   UNFOLD_TRY(added.CheckDistinct(part));
   UNFOLD_TRY(added.CheckStripping(part));
   // `\w` of Rust's regex crate, which decides what single_word means.
@@ -46,24 +50,25 @@ Result<AddedTokens> AddedTokens::Parse(const Json* file, const Json& config, con
   return added;
 }
 
-// A token that the file has keeps what the file says of it, as in transformers; but one that is named as special is.
-Status AddedTokens::AddConfig(const Json& config, const Vocabulary& vocabulary) {
-  std::unordered_map<std::string, std::size_t> known;
-  for (std::size_t i = 0; i < tokens_.size(); ++i) known.emplace(tokens_[i].content, i);
-  for (const Json& entry : config) {
-    const auto [place, is_new] = known.emplace(entry["content"].get<std::string>(), tokens_.size());
-    const bool is_special = entry.contains("special") && entry["special"] == true;
-    if (!is_new && (!is_special || tokens_[place->second].special)) continue;
-    if (is_new) {
-      Json token = entry;
-      const TokenId id = vocabulary.IdOfSpelling(place->first);
-      if (!token.contains("id")) token["id"] = id >= 0 ? id : next_id_;
-      UNFOLD_TRY(Add(token, vocabulary, "tokenizer_config.json"));
-    } else {
-      tokens_[place->second].special = true;
-    }
-    added_by_config_ += entry.dump();
+// As transformers adds a token to a loaded tokenizer. What the file says of a token stays, but that it is special too.
+Status AddedTokens::AddMore(const Json& token, const Vocabulary& vocabulary, const std::string& name) {
+  UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(token, name));
+  UNFOLD_TRY_ASSIGN(const std::string text, fields.String("content"));
+  UNFOLD_TRY_ASSIGN(const bool special, fields.BoolOr("special", false));
+  const auto found =
+      std::find_if(tokens_.begin(), tokens_.end(), [&](const AddedToken& t) { return t.content == text; });
+  if (found != tokens_.end()) {
+    if (!special || found->special) return Status::Ok();
+    found->special = true;
+  } else if (fields.Has("id")) {
+    UNFOLD_TRY(Add(token, vocabulary, name));
+  } else {
+    const TokenId known = vocabulary.IdOfSpelling(text);
+    Json with_id = token;
+    with_id["id"] = known >= 0 ? known : next_id_;
+    UNFOLD_TRY(Add(with_id, vocabulary, name));
   }
+  more_ += token.dump();
   return Status::Ok();
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,11 +42,11 @@ enum class SpecialText { kIsText, kIsToken };
 // Immutable after Parse; thread-safe.
 class AddedTokens {
  public:
-  // `file` is the field added_tokens of tokenizer.json, or null; `config` the tokens that tokenizer_config.json names
-  // (ConfigTokens), of which those that the file has already are skipped. InvalidArgument for ids and texts that
-  // contradict each other or the vocabulary.
-  static Result<AddedTokens> Parse(const Json* file, const Json& config, const Vocabulary& vocabulary,
-                                   const Normalizer& normalizer, const std::string& name);
+  // `file` is the field added_tokens of tokenizer.json, or null. Behind its tokens stand those of `more_tokens`, an
+  // array of the same form or null, and `more_special`, as far as their texts are new; one of `more_special` that is
+  // not is special all the same. InvalidArgument for ids and texts that contradict each other or the vocabulary.
+  static Result<AddedTokens> Parse(const Json* file, const Json& more_tokens, std::span<const std::string> more_special,
+                                   const Vocabulary& vocabulary, const Normalizer& normalizer, const std::string& name);
 
   // Cut a text as `tokenizers` does: the longest token at the leftmost place. First the tokens that are not
   // `normalized`, in the text as it is; then, in each stretch between them after normalisation, the others.
@@ -57,8 +58,8 @@ class AddedTokens {
   }
 
   const std::vector<AddedToken>& tokens() const { return tokens_; }
-  // What tokenizer_config.json added, as text that tells two such additions apart; empty when nothing.
-  const std::string& added_by_config() const { return added_by_config_; }
+  // What was taken of `more_tokens` and `more_special`, as text that tells two cases apart; empty when nothing.
+  const std::string& more() const { return more_; }
 
  private:
   struct Pattern {
@@ -73,7 +74,7 @@ class AddedTokens {
   };
 
   Status Add(const Json& value, const Vocabulary& vocabulary, const std::string& name);
-  Status AddConfig(const Json& config, const Vocabulary& vocabulary);
+  Status AddMore(const Json& token, const Vocabulary& vocabulary, const std::string& name);
   Status CheckDistinct(const std::string& name) const;
   Status CheckStripping(const std::string& name) const;
   Status MakeIndexes(const Normalizer& normalizer, const std::string& name);
@@ -87,7 +88,7 @@ class AddedTokens {
   Index raw_;
   Index normalized_;
   std::optional<Regex> word_;  // a word character as Rust's regex crate knows it
-  std::string added_by_config_;
+  std::string more_;
 };
 
 }  // namespace unfold

@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tokens that tokenizer_config.json names beside tokenizer.json.
+// Tokens that tokenizer_config.json gives ids to, and that tokenizer.json may lack.
 #ifndef UNFOLD_TEXT_CONFIG_TOKENS_H_
 #define UNFOLD_TEXT_CONFIG_TOKENS_H_
 
 #include <string>
-#include <string_view>
 
 #include "base/json.h"
 #include "unfold/base.h"
 
 namespace unfold {
 
-// An array of objects like those of added_tokens, in the order in which transformers adds what tokenizer.json lacks:
-// added_tokens_decoder by id, then bos_token and its like, then additional_special_tokens and extra_special_tokens,
-// which have no "id". `json` may be empty: no such file. Corruption when it is not JSON, InvalidArgument naming `name`
-// and the field.
-Result<Json> ConfigTokens(std::string_view json, const std::string& name);
+// The field added_tokens_decoder of tokenizer_config.json in `model_dir`, as an array of objects like those of
+// added_tokens, by id. Empty when there is no such file or field. Corruption and InvalidArgument name file and field.
+Result<Json> ReadConfigTokens(const std::string& model_dir);
 
 }  // namespace unfold
 

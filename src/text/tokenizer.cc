@@ -8,7 +8,6 @@
 #include "text/added_tokens.h"
 #include "text/aligned_text.h"
 #include "text/bpe.h"
-#include "text/config_tokens.h"
 #include "text/normalizer.h"
 #include "text/pretokenizer.h"
 #include "text/token_decoder.h"
@@ -132,7 +131,7 @@ class BpeTokenizer final : public Tokenizer {
   }
   std::int32_t vocab_size() const override { return static_cast<std::int32_t>(tokens_.size()); }
   const std::vector<std::string>& special_tokens() const override { return special_texts_; }
-  const std::string& added_by_config() const override { return parts_.added.added_by_config(); }
+  const std::string& more() const override { return parts_.added.more(); }
 
  private:
   void FillTables();
@@ -191,7 +190,8 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path) {
 }
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json, std::string_view name,
-                                                    std::string_view config) {
+                                                    std::span<const std::string> more_special,
+                                                    const Json& more_tokens) {
   const std::string file_name(name);
   UNFOLD_TRY_ASSIGN(const TokenizerFile parsed, ReadTokenizerFile(json, file_name));
   UNFOLD_TRY_ASSIGN(const JsonFields file, JsonFields::Of(parsed.rest, file_name));
@@ -203,9 +203,8 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json, std::
   const Spelling spelling = parts.pretokenizer.spelling();
   UNFOLD_TRY_ASSIGN(parts.decoder, TokenDecoder::Parse(file.Find("decoder"), spelling, file_name));
   UNFOLD_TRY_ASSIGN(parts.vocabulary, Vocabulary::Create(parsed.vocab, spelling, file_name));
-  UNFOLD_TRY_ASSIGN(const Json config_tokens, ConfigTokens(config, "tokenizer_config.json"));
-  UNFOLD_TRY_ASSIGN(parts.added, AddedTokens::Parse(file.Find("added_tokens"), config_tokens, *parts.vocabulary,
-                                                    parts.normalizer, file_name));
+  UNFOLD_TRY_ASSIGN(parts.added, AddedTokens::Parse(file.Find("added_tokens"), more_tokens, more_special,
+                                                    *parts.vocabulary, parts.normalizer, file_name));
   UNFOLD_TRY_ASSIGN(BpeRules rules, ReadBpeRules(file, *parts.vocabulary, parts.decoder));
   for (const AddedToken& token : parts.added.tokens()) {
     if (token.special) rules.never.push_back(token.id);

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "unfold/base.h"
 
 namespace unfold {
@@ -37,11 +38,12 @@ class Tokenizer {
   // Reads tokenizer.json. NotFound, Corruption (not JSON, half a file), InvalidArgument (a part that is not supported,
   // by its name: "tokenizer.json: normalizer 'NFKC' is not supported").
   static Result<std::unique_ptr<Tokenizer>> Load(const std::string& path);
-  // The same from memory; `name` goes into messages. `config` is the text of tokenizer_config.json, or empty: the
-  // tokens that it names and tokenizer.json lacks are added as transformers adds them, and what it names as special is
-  // special.
+  // The same from memory; `name` goes into messages. `more_special` are special tokens besides those of the file; those
+  // that the vocabulary does not have get the next ids, in order, as Hugging Face gives them. Before them come
+  // `more_tokens`, an array of objects like those of added_tokens (ReadConfigTokens), or null.
   static Result<std::unique_ptr<Tokenizer>> Parse(std::string_view json, std::string_view name,
-                                                  std::string_view config = {});
+                                                  std::span<const std::string> more_special = {},
+                                                  const Json& more_tokens = {});
 
   virtual ~Tokenizer() = default;
 
@@ -66,8 +68,8 @@ class Tokenizer {
   virtual std::int32_t vocab_size() const = 0;
   // Texts of added tokens flagged special, longest first.
   virtual const std::vector<std::string>& special_tokens() const = 0;
-  // What tokenizer_config.json changed, as text that tells two such changes apart; empty when nothing.
-  virtual const std::string& added_by_config() const = 0;
+  // What Parse took of `more_special` and `more_tokens`, as text that tells two cases apart; empty when nothing.
+  virtual const std::string& more() const = 0;
 };
 
 // Turns a stream of token bytes into a stream of whole UTF-8 characters.

@@ -156,5 +156,200 @@ TEST(TokenizerFamilies, VariantsEqualHuggingFace) {
   }
 }
 
+// Spans cover the text without gaps, and their tokens are the text as it was normalised.
+TEST(TokenizerFamilies, OffsetsLeadBackToTheOriginalBytes) {
+  for (const std::string& kind : kKinds) {
+    const Tokenizer& tokenizer = Family(kind);
+    std::size_t num_composed = 0;
+    for (const std::string& text : NewStrings()) {
+      std::uint32_t end = 0;
+      std::string decoded;
+      for (const TokenSpan& span : tokenizer.Encode(text)) {
+        ASSERT_LE(span.begin, end) << text << ": nothing is left out";
+        ASSERT_GE(span.end, end) << text << ": and nothing goes back";
+        ASSERT_LE(span.end, text.size());
+        decoded += tokenizer.TokenBytes(span.id);
+        end = span.end;
+      }
+      ASSERT_EQ(end, text.size()) << text;
+      // Added tokens that strip white space, and those of two texts, decode to another text.
+      const bool same = text.find("left>") == text.npos && text.find("right>") == text.npos &&
+                        text.find("both>") == text.npos && text.find("unit") == text.npos;
+      if (!same || kind == "llama2") continue;
+      ASSERT_EQ(decoded, kind == "qwen2" ? ToNfcString(text) : text);
+      num_composed += decoded != text ? 1 : 0;
+    }
+    EXPECT_EQ(num_composed > 200, kind == "qwen2") << kind << " " << num_composed;
+  }
+}
+
+// A cut between two tokens of the changed text is a cut of the text itself: what stands before it in the text becomes
+// what stands before it in the tokens.
+TEST(TokenizerFamilies, EachOffsetCutsTextAndTokensAlike) {
+  const Tokenizer& qwen = Family("qwen2");
+  std::size_t num_cuts = 0;
+  for (const std::string& text : AllStrings()) {
+    std::string decoded;
+    const std::vector<TokenSpan> spans = qwen.Encode(text);
+    for (std::size_t i = 0; i + 1 < spans.size(); ++i) {
+      decoded += qwen.TokenBytes(spans[i].id);
+      const std::uint32_t cut = spans[i].end;
+      if (cut != spans[i + 1].begin || !IsUtf8Boundary(text, cut)) continue;
+      if (ToNfcString(text) == text || text.find('>') != text.npos || text.find("unit") != text.npos) continue;
+      ASSERT_EQ(decoded, ToNfcString(text.substr(0, cut))) << text;
+      ++num_cuts;
+    }
+  }
+  EXPECT_GT(num_cuts, 5000u);
+}
+
+TEST(TokenizerFamilies, OffsetsOfWhatNormalizersPutInAndJoin) {
+  const Tokenizer& llama = Family("llama2");
+  EXPECT_EQ(llama.Encode("  the"), (std::vector<TokenSpan>{{llama.IdOf("▁▁"), 0, 1}, {llama.IdOf("▁the"), 1, 5}}));
+  const std::vector<TokenSpan> spans = llama.Encode("\xe6\x97\xa5");  // "日" has no token
+  ASSERT_EQ(spans.size(), 4u);
+  EXPECT_EQ(spans[0], (TokenSpan{llama.IdOf("▁"), 0, 0})) << "the space that was put in stands for nothing";
+  EXPECT_EQ(spans[1], (TokenSpan{llama.IdOf("<0xE6>"), 0, 1}));
+  EXPECT_EQ(spans[3], (TokenSpan{llama.IdOf("<0xA5>"), 2, 3}));
+
+  // "s" + dot above + dot below becomes one character of three bytes, which is three tokens here: each stands for all.
+  const std::vector<TokenSpan> composed = Family("qwen2").Encode("xs\xcc\x87\xcc\xa3y");
+  ASSERT_EQ(composed.size(), 5u);
+  for (std::size_t i = 1; i < 4; ++i) {
+    EXPECT_EQ(composed[i].begin, 1u);
+    EXPECT_EQ(composed[i].end, 6u);
+  }
+  EXPECT_EQ(composed[4].begin, 6u);
+  EXPECT_EQ(composed[4].end, 7u);
+}
+
+TEST(TokenizerFamilies, AnyBytesKeepTheirPlaces) {
+  std::mt19937 random(3);
+  const std::vector<std::string> parts = {"the ", "e\xcc\x81", "\xe6\x97\xa5", "\xf0\x9f\x98\x80",
+                                          "  ",   "12",        "\xcc\xa3",     "<right> "};
+  for (const std::string& kind : kKinds) {
+    const Tokenizer& tokenizer = Family(kind);
+    for (int i = 0; i < 3000; ++i) {
+      std::string bytes;
+      for (std::size_t n = 1 + random() % 8; n > 0; --n) {
+        const std::string& part = parts[random() % parts.size()];
+        bytes += random() % 2 == 0 ? part.substr(0, 1 + random() % part.size())
+                                   : std::string(1, static_cast<char>(random() % 256));
+      }
+      std::uint32_t end = 0;
+      for (const TokenSpan& span : tokenizer.Encode(bytes)) {
+        ASSERT_LE(span.begin, end);
+        ASSERT_GE(span.end, end);
+        end = span.end;
+      }
+      ASSERT_EQ(end, bytes.size());
+      const std::string decoded = tokenizer.Decode(Ids(tokenizer.Encode(bytes)));
+      const bool same = bytes.find('>') == bytes.npos;  // no token that strips
+      ASSERT_TRUE(!same || decoded == (kind == "qwen2" ? ToNfcString(bytes) : bytes)) << kind << " " << bytes;
+    }
+  }
+}
+
+// An answer token by token: each piece is whole characters, and all of them are the text.
+TEST(TokenizerFamilies, StreamsHoldNoHalfCharacters) {
+  const Tokenizer& llama = Family("llama2");
+  std::size_t num_held = 0;
+  for (const std::string& text : NewStrings()) {
+    const std::vector<TokenId> ids = Ids(llama.Encode(text));
+    Utf8Stream stream;
+    std::string all;
+    for (const TokenId id : ids) {
+      const std::string piece = stream.Push(llama.TokenBytes(id));
+      ASSERT_EQ(FindInvalidUtf8(piece), std::string::npos);
+      num_held += piece.empty() ? 1 : 0;
+      all += piece;
+    }
+    all += stream.Finish();
+    ASSERT_EQ(llama.Decode(ids), all.substr(all.starts_with(' ') ? 1 : 0)) << text;
+  }
+  EXPECT_GT(num_held, 5000u) << "tokens of bytes inside a character";
+}
+
+TEST(TokenizerFamilies, WordsStartWithTheirSpaces) {
+  const Tokenizer& llama = Family("llama2");
+  const std::vector<bool> starts = WordStarts(llama, llama.vocab_size());
+  EXPECT_EQ(llama.TokenBytes(llama.IdOf("▁the")), " the");
+  EXPECT_TRUE(starts[llama.IdOf("▁the")]);
+  EXPECT_TRUE(starts[llama.IdOf("▁▁▁")]);
+  EXPECT_TRUE(starts[llama.IdOf("<0x0A>")]) << "a token of a byte is judged by the byte";
+  EXPECT_TRUE(starts[llama.IdOf("unit")]) << "normalised it begins with a space";
+  EXPECT_FALSE(starts[llama.IdOf("the")]);
+  EXPECT_FALSE(starts[llama.IdOf("<0xE2>")]) << "the first byte of a dash is part of a character";
+  EXPECT_FALSE(starts[llama.IdOf("<left>")]);
+}
+
+TEST(TokenizerFamilies, OnlyAWholeTextGetsTheFirstSpace) {
+  Json json = ReadGolden("family_llama2.json");
+  json["normalizer"] = nullptr;
+  json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "first"}, {"split", false}};
+  const auto tokenizer = Parsed(json);
+  EXPECT_EQ(Ids(tokenizer->Encode("the")), std::vector<TokenId>{tokenizer->IdOf("▁the")});
+  EXPECT_EQ(Ids(tokenizer->Encode("the", true)), std::vector<TokenId>{tokenizer->IdOf("the")});
+  json["pre_tokenizer"]["prepend_scheme"] = "always";
+  EXPECT_EQ(Ids(Parsed(json)->Encode("the", true)), std::vector<TokenId>{tokenizer->IdOf("▁the")});
+}
+
+TEST(TokenizerFamilies, TextOfSpecialTokensStaysText) {
+  for (const std::string& kind : kKinds) {
+    const Tokenizer& tokenizer = Family(kind);
+    ASSERT_GE(tokenizer.special_tokens().size(), 5u);
+    for (const std::string& text : tokenizer.special_tokens()) {
+      for (const TokenSpan& span : tokenizer.Encode("a " + text + text + " b")) {
+        EXPECT_FALSE(tokenizer.IsSpecial(span.id)) << kind << " " << text;
+      }
+      EXPECT_EQ(Ids(tokenizer.EncodeWithSpecials(text)), std::vector<TokenId>{tokenizer.IdOf(text)});
+    }
+  }
+}
+
+// Files that only their order of marks makes expensive: sorting them one by one would take hours.
+TEST(TokenizerFamilies, MarksWithoutEndTakeSecondsNotHours) {
+  std::string marks = "e";
+  for (int i = 0; i < 1'000'000; ++i) marks += i % 2 == 0 ? "\xcc\x81" : "\xcc\xa3";
+  const std::clock_t start = std::clock();
+  const std::vector<TokenSpan> spans = Family("qwen2").Encode(marks);
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 60.0);
+  EXPECT_EQ(spans.back().end, marks.size());
+}
+
+double MegabytesPerSecond(const Tokenizer& tokenizer, const std::vector<std::string>& documents) {
+  std::size_t num_bytes = 0;
+  const std::clock_t start = std::clock();
+  std::clock_t end = start;
+  while (end - start < CLOCKS_PER_SEC / 2) {
+    for (const std::string& document : documents) {
+      EXPECT_FALSE(tokenizer.Encode(document).empty());
+      num_bytes += document.size();
+    }
+    end = std::clock();
+  }
+  return static_cast<double>(num_bytes) / 1e6 / (static_cast<double>(end - start) / CLOCKS_PER_SEC);
+}
+
+// The bar is 10 MB/s. The floor here only tells a collapse from a slow or instrumented machine.
+TEST(TokenizerFamilies, EnglishTextIsFast) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr double kFloor = 0.1;
+#else
+  constexpr double kFloor = 2;
+#endif
+  std::vector<std::string> documents;
+  const auto file = ReadFile(UNFOLD_SOURCE_DIR "/datasets/gist-mini/docs.jsonl");
+  ASSERT_TRUE(file.ok());
+  for (std::size_t begin = 0, end = 0; (end = file->find('\n', begin)) != std::string::npos; begin = end + 1) {
+    documents.push_back(Json::parse(file->substr(begin, end - begin))["text"].get<std::string>());
+  }
+  for (const std::string& kind : kKinds) {
+    const double speed = MegabytesPerSecond(Family(kind), documents);
+    std::printf("%s: %.1f MB/s\n", kind.c_str(), speed);
+    EXPECT_GT(speed, kFloor) << kind;
+  }
+}
+
 }  // namespace
 }  // namespace unfold
