@@ -153,6 +153,7 @@ void Bpe::EncodeWord(std::string_view word, BpeScratch* scratch, std::vector<Bpe
     tokens->push_back({whole, static_cast<std::uint32_t>(word.size())});
   } else {
     scratch->symbols.clear();
+    scratch->num_lost = 0;
     if (vocabulary_.spelling() == Spelling::kByteLevel) {
       PutBytes(word, scratch);
     } else {
@@ -164,12 +165,20 @@ void Bpe::EncodeWord(std::string_view word, BpeScratch* scratch, std::vector<Bpe
 }
 
 void Bpe::PutBytes(std::string_view word, BpeScratch* scratch) const {
-  for (const char c : word) scratch->symbols.push_back({vocabulary_.IdOfByte(static_cast<std::uint8_t>(c)), 1, 0, 0});
+  bool after_unknown = false;
+  for (const char c : word) {
+    const TokenId id = vocabulary_.IdOfByte(static_cast<std::uint8_t>(c));
+    if (id >= 0) {
+      scratch->symbols.push_back({id, 1, 0, 0});
+    } else {
+      PutUnknown(1, after_unknown, scratch);
+    }
+    after_unknown = id < 0;
+  }
 }
 
 // A byte that is not valid UTF-8 is a character without a token.
 void Bpe::PutCharacters(std::string_view word, BpeScratch* scratch) const {
-  auto& symbols = scratch->symbols;
   bool after_unknown = false;
   while (!word.empty()) {
     const Utf8Step step = DecodeUtf8(word);
@@ -178,14 +187,25 @@ void Bpe::PutCharacters(std::string_view word, BpeScratch* scratch) const {
     const auto size = static_cast<std::uint32_t>(character.size());
     const TokenId id = valid ? vocabulary_.IdOfBytes(character) : -1;
     word.remove_prefix(size);
-    if (id < 0 && rules_.unknown < 0) {
+    if (id >= 0) {
+      scratch->symbols.push_back({id, size, 0, 0});
+    } else if (rules_.unknown < 0) {
       PutBytes(character, scratch);
-    } else if (id < 0 && after_unknown && rules_.fuse_unknown) {
-      symbols.back().size += size;
     } else {
-      symbols.push_back({id < 0 ? rules_.unknown : id, size, 0, 0});
+      PutUnknown(size, after_unknown, scratch);
     }
     after_unknown = id < 0;
+  }
+}
+
+void Bpe::PutUnknown(std::uint32_t size, bool after_unknown, BpeScratch* scratch) const {
+  auto& symbols = scratch->symbols;
+  if (rules_.unknown >= 0 && !(after_unknown && rules_.fuse_unknown)) {
+    symbols.push_back({rules_.unknown, size, 0, 0});
+  } else if (symbols.empty()) {
+    scratch->num_lost += size;
+  } else {
+    symbols.back().size += size;
   }
 }
 
@@ -233,7 +253,8 @@ void Bpe::MergeSymbols(BpeScratch* scratch, std::vector<BpeToken>* tokens) const
     offer(at);
     if (left.previous >= 0) offer(left.previous);
   }
-  for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
+  if (scratch->num_lost > 0) tokens->push_back({-1, scratch->num_lost});
+  for (std::int32_t i = size > 0 ? 0 : -1; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
     const BpeScratch::Symbol& symbol = symbols[static_cast<std::size_t>(i)];
     tokens->push_back({symbol.id, symbol.size});
   }

@@ -18,7 +18,7 @@ namespace unfold {
 
 // A token and how many bytes of the pre-token it stands for.
 struct BpeToken {
-  TokenId id = 0;
+  TokenId id = 0;  // -1: bytes that have no token
   std::uint32_t size = 0;
 };
 
@@ -31,15 +31,16 @@ struct BpeScratch {
     std::int32_t next;  // -1: the last one
   };
   std::vector<Symbol> symbols;
+  std::uint32_t num_lost = 0;       // bytes without a token in front of the first symbol
   std::vector<std::uint64_t> heap;  // rank << 32 | symbol
 };
 
 // The model's settings.
 struct BpeRules {
   bool ignore_merges = false;  // a pre-token that is a token is not put together from merges
-  // With a vocabulary of characters, one that it does not have becomes its bytes' tokens, or this token if that is -1.
+  // What bytes or characters without a token become. -1: of a character its bytes, and bytes get none.
   TokenId unknown = -1;
-  bool fuse_unknown = false;   // characters without a token, one after another, become one unknown token
+  bool fuse_unknown = false;   // several of them, one after another, become one token
   std::vector<TokenId> never;  // ids that plain text must not become
 };
 
@@ -56,7 +57,7 @@ class Bpe {
   Bpe(const Bpe&) = delete;
   Bpe& operator=(const Bpe&) = delete;
 
-  // Appends the tokens of `piece` to `tokens`. They tile it.
+  // Appends the tokens of `piece` to `tokens`. They tile it: bytes without a token belong to the token before them.
   void Encode(std::string_view piece, BpeScratch* scratch, std::vector<BpeToken>* tokens) const;
 
  private:
@@ -78,6 +79,7 @@ class Bpe {
   void EncodeWord(std::string_view word, BpeScratch* scratch, std::vector<BpeToken>* tokens) const;
   void PutBytes(std::string_view word, BpeScratch* scratch) const;
   void PutCharacters(std::string_view word, BpeScratch* scratch) const;
+  void PutUnknown(std::uint32_t size, bool after_unknown, BpeScratch* scratch) const;
   void MergeSymbols(BpeScratch* scratch, std::vector<BpeToken>* tokens) const;
   void OfferPair(const BpeScratch& scratch, std::int32_t at, std::vector<std::uint64_t>* heap) const;
   const Cached* FindCached(std::string_view word, std::size_t hash) const;

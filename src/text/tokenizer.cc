@@ -96,8 +96,10 @@ void Encoder::EncodePieces(const AlignedText& text, std::size_t begin, std::size
     std::size_t at = begin + piece.begin;
     for (const BpeToken& token : tokens_) {
       const std::size_t token_end = at + token.size - added;
-      const std::uint32_t source_begin = cursor->Begin(at);
-      spans_.push_back({token.id, source_begin, token_end == at ? source_begin : cursor->End(token_end)});
+      if (token.id >= 0) {
+        const std::uint32_t source_begin = cursor->Begin(at);
+        spans_.push_back({token.id, source_begin, token_end == at ? source_begin : cursor->End(token_end)});
+      }
       at = token_end;
       added = 0;
     }

@@ -5,7 +5,7 @@
 // Text is bytes. Valid UTF-8 gives the ids that `tokenizers` gives. Bytes that are not valid UTF-8 are each taken as
 // one character that is neither letter, number nor space, and encoded as the byte they are: every input round-trips,
 // unless the file changes it (a normalizer, add_prefix_space, a token that strips) or loses it (unk_token without
-// byte_fallback, a Split that is Removed). Texts are below 2 GiB.
+// byte_fallback, a byte that a byte-level vocabulary has no token for, a Split that is Removed). Texts are below 2 GiB.
 //
 // Immutable after Load; thread-safe.
 #ifndef UNFOLD_TEXT_TOKENIZER_H_

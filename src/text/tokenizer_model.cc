@@ -21,14 +21,25 @@ Status CheckProcessor(const Json& value, const std::string& name) {
   return Status::Ok();
 }
 
-// A vocabulary of characters does not have all of them: what becomes of the others must lose no byte unseen.
+constexpr int kNumBytes = 256;
+
+// The first byte without a token, or kNumBytes.
+int FirstMissingByte(const Vocabulary& vocabulary) {
+  int byte = 0;
+  while (byte < kNumBytes && vocabulary.IdOfByte(static_cast<std::uint8_t>(byte)) >= 0) ++byte;
+  return byte;
+}
+
+// What becomes of characters, or bytes, that have no token.
 Status ReadUnknown(const JsonFields& model, const Vocabulary& vocabulary, const TokenDecoder& decoder,
                    BpeRules* rules) {
+  const bool of_characters = vocabulary.spelling() == Spelling::kCharacters;
+  const int missing = FirstMissingByte(vocabulary);
+  if (!of_characters && missing == kNumBytes) return Status::Ok();
   UNFOLD_TRY_ASSIGN(const bool byte_fallback, model.BoolOr("byte_fallback", false));
   if (byte_fallback) {
-    for (int byte = 0; byte < 256; ++byte) {
-      if (vocabulary.IdOfByte(static_cast<std::uint8_t>(byte)) >= 0) continue;
-      return model.Error("byte_fallback", "needs a token for each byte; there is none for " + std::to_string(byte));
+    if (missing < kNumBytes) {
+      return model.Error("byte_fallback", "needs a token for each byte; there is none for " + std::to_string(missing));
     }
     if (!decoder.has_byte_fallback()) {
       return model.Error("byte_fallback", "is not supported without the decoder 'ByteFallback'");
@@ -37,6 +48,8 @@ Status ReadUnknown(const JsonFields& model, const Vocabulary& vocabulary, const 
   }
   UNFOLD_TRY_ASSIGN(const std::string unknown, model.StringOr("unk_token", ""));
   if (unknown.empty()) {
+    // The few bytes that a byte-level vocabulary may lack are lost, as in `tokenizers`.
+    if (!of_characters) return Status::Ok();
     return model.Error("byte_fallback", "is false and there is no unk_token: characters without a token would be lost");
   }
   rules->unknown = vocabulary.IdOfSpelling(unknown);
@@ -68,10 +81,7 @@ Result<BpeRules> ReadBpeRules(const JsonFields& file, const Vocabulary& vocabula
   UNFOLD_TRY_ASSIGN(const JsonFields model, ModelFields(file));
   BpeRules rules;
   UNFOLD_TRY_ASSIGN(rules.ignore_merges, model.BoolOr("ignore_merges", false));
-  // A byte-level vocabulary has a token for each byte, so that nothing is ever unknown.
-  if (vocabulary.spelling() == Spelling::kCharacters) {
-    UNFOLD_TRY(ReadUnknown(model, vocabulary, decoder, &rules));
-  }
+  UNFOLD_TRY(ReadUnknown(model, vocabulary, decoder, &rules));
   return rules;
 }
 

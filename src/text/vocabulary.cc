@@ -113,7 +113,7 @@ Status Vocabulary::FindBytes(const std::string& name) {
   for (int byte = 0; byte < 256; ++byte) {
     const char text = static_cast<char>(byte);
     const TokenId id = IdOfBytes(std::string_view(&text, 1));
-    if (id < 0) {
+    if (id < 0 && byte >= 0x20 && byte < 0x7f) {
       return Status::InvalidArgument(name + ": vocab: no token for byte " + std::to_string(byte) +
                                      ", as a byte-level vocabulary must have");
     }

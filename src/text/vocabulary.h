@@ -27,8 +27,8 @@ int ByteOfSpelling(std::string_view token);
 // Immutable after Create; thread-safe. Not movable: its maps hold views of its own bytes.
 class Vocabulary {
  public:
-  // InvalidArgument for an id that is negative, taken twice or out of proportion, and when a byte has no token in a
-  // byte-level file.
+  // InvalidArgument for an id that is negative, taken twice or out of proportion, and when a byte of printable ASCII
+  // has no token in a byte-level file. Those that no text of the training had may lack one.
   static Result<std::unique_ptr<Vocabulary>> Create(const std::vector<std::pair<std::string, std::int64_t>>& entries,
                                                     Spelling spelling, const std::string& name);
   Vocabulary(const Vocabulary&) = delete;
@@ -40,7 +40,7 @@ class Vocabulary {
     return id >= 0 && static_cast<std::size_t>(id) < tokens_.size() ? tokens_[static_cast<std::size_t>(id)]
                                                                     : std::string_view();
   }
-  TokenId IdOfByte(std::uint8_t byte) const { return byte_ids_[byte]; }  // -1: none, in a file of characters
+  TokenId IdOfByte(std::uint8_t byte) const { return byte_ids_[byte]; }  // -1: none
   TokenId IdOfBytes(std::string_view bytes) const;                       // -1: none
   TokenId IdOfSpelling(std::string_view key) const;                      // by the text of the file; -1: none
   bool Has(TokenId id) const { return id >= 0 && static_cast<std::size_t>(id) < used_.size() && used_[id]; }

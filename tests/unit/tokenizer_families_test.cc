@@ -109,7 +109,10 @@ void AddOffsets(std::string_view text, const std::vector<TokenSpan>& spans, Crc3
 
 std::string ToNfcString(std::string_view text) { return std::string(ToNfc(AlignedText(text, 0)).text()); }
 
-void ExpectChecks(const Tokenizer& tokenizer, bool composes, const std::vector<std::string>& strings,
+enum class Offsets { kCompared, kComparedInNfc, kLeftOut };
+Offsets OffsetsOf(bool composes) { return composes ? Offsets::kComparedInNfc : Offsets::kCompared; }
+
+void ExpectChecks(const Tokenizer& tokenizer, Offsets offsets, const std::vector<std::string>& strings,
                   const std::string& checks) {
   constexpr std::size_t kGroup = 4;
   ASSERT_EQ(checks.size(), 8 * ((strings.size() + kGroup - 1) / kGroup));
@@ -124,8 +127,10 @@ void ExpectChecks(const Tokenizer& tokenizer, bool composes, const std::vector<s
       crc.Add(-2);
       crc.AddIds(tokenizer.EncodeWithSpecials(text));
       crc.Add(-3);
-      if (!composes || ToNfcString(text) == text) AddOffsets(text, plain, &crc);
-      crc.Add(tokenizer.Decode(Ids(plain)));
+      const bool compared =
+          offsets == Offsets::kCompared || (offsets == Offsets::kComparedInNfc && ToNfcString(text) == text);
+      if (compared) AddOffsets(text, plain, &crc);
+      crc.Add(SanitizeUtf8(tokenizer.Decode(Ids(plain))));
       group += testing::PrintToString(text) + " " + testing::PrintToString(Ids(plain)) + "\n";
     }
     ASSERT_EQ(crc.Hex(), checks.substr(2 * begin, 8)) << "one of strings " << begin << " on:\n" << group;
@@ -137,7 +142,8 @@ TEST(TokenizerFamilies, EqualHuggingFace) {
   EXPECT_GE(AllStrings().size(), 5000u);
   for (const std::string& kind : kKinds) {
     SCOPED_TRACE(kind);
-    ASSERT_NO_FATAL_FAILURE(ExpectChecks(Family(kind), kind == "qwen2", AllStrings(), checks["kinds"][kind]));
+    ASSERT_NO_FATAL_FAILURE(
+        ExpectChecks(Family(kind), OffsetsOf(kind == "qwen2"), AllStrings(), checks["kinds"][kind]));
   }
 }
 
@@ -152,7 +158,8 @@ TEST(TokenizerFamilies, VariantsEqualHuggingFace) {
     const auto tokenizer = Parsed(json);
     ASSERT_NE(tokenizer, nullptr);
     const bool composes = json.contains("normalizer") && json["normalizer"].dump().find("NFC") != std::string::npos;
-    EXPECT_NO_FATAL_FAILURE(ExpectChecks(*tokenizer, composes, NewStrings(), variant["checks"]));
+    const Offsets offsets = name == "bytes lost" ? Offsets::kLeftOut : OffsetsOf(composes);
+    EXPECT_NO_FATAL_FAILURE(ExpectChecks(*tokenizer, offsets, NewStrings(), variant["checks"]));
   }
 }
 
