@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "model/checkpoint.h"
+#include "text/config_tokens.h"
 
 namespace unfold {
 namespace {
@@ -12,8 +13,9 @@ namespace {
 Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
   const std::string path = options.model_path + "/tokenizer.json";
   UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
-  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path));
-  loaded.tokenizer_hash = HashHex(bytes);
+  UNFOLD_TRY_ASSIGN(const Json config_tokens, ReadConfigTokens(options.model_path));
+  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, {}, config_tokens));
+  loaded.tokenizer_hash = HashHex(bytes + loaded.tokenizer->more());
   const ModelConfig& config = loaded.transformer->config();
   if (loaded.tokenizer->vocab_size() != config.vocab_size) {
     return Status::InvalidArgument(path + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +

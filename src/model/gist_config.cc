@@ -67,6 +67,11 @@ Result<GistRules> ReadRules(const JsonFields& fields, const std::string& model_d
     return fields.Error("gist_tokens",
                         "must name 2 or 3 tokens with a section_size, lowest level first (<gist>, <Gist>)");
   }
+  for (const TokenId id : gists) {
+    if (tokenizer.IsSpecial(id)) continue;
+    return fields.Error("gist_tokens", "names '" + std::string(tokenizer.TokenBytes(id)) +
+                                           "', which is no special token: its text in a document would be a gist");
+  }
   rules.gist_ids.assign(gists.begin(), gists.begin() + static_cast<std::ptrdiff_t>(num_levels));
   return rules;
 }
