@@ -40,6 +40,7 @@ struct ModelConfig {
   std::int32_t group_size() const { return heads / kv_heads; }  // G
   bool has_qkv_bias() const { return family == ModelFamily::kQwen2; }
   bool has_qk_norm() const { return family == ModelFamily::kQwen3; }
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 // Reads both files of `model_dir`. NotFound, Corruption (not JSON), InvalidArgument naming file and field.
