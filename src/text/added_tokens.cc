@@ -25,10 +25,12 @@ std::string_view FirstCharacter(std::string_view text) {
 
 }  // namespace
 
-Result<AddedTokens> AddedTokens::Parse(const Json* value, const Vocabulary& vocabulary, const std::string& name) {
+Result<AddedTokens> AddedTokens::Parse(const Json* value, std::span<const std::string> more_special,
+                                       const Vocabulary& vocabulary, const std::string& name) {
   AddedTokens added;
   added.next_id_ = vocabulary.num_tokens();
-  if (value == nullptr) return added;
+  const Json none = Json::array();
+  if (value == nullptr) value = &none;
   const std::string part = name + ": added_tokens";
   if (!value->is_array()) return Status::InvalidArgument(part + " must be an array, found " + value->type_name());
   std::unordered_set<std::string> texts;
@@ -41,6 +43,7 @@ Result<AddedTokens> AddedTokens::Parse(const Json* value, const Vocabulary& voca
                                      " occurs twice");
     }
   }
+  for (const std::string& text : more_special) UNFOLD_TRY(added.AddSpecial(text, vocabulary, name));
   UNFOLD_TRY(added.CheckStripping(part));
   // `\w` of Rust's regex crate, which decides what single_word means.
   UNFOLD_TRY_ASSIGN(added.word_, Regex::Compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])"));
@@ -77,6 +80,19 @@ Status AddedTokens::Add(const Json& value, const Vocabulary& vocabulary, const s
   }
   tokens_.push_back(std::move(token));
   return Status::Ok();
+}
+
+// As `tokenizers` adds a special token to a loaded tokenizer.
+Status AddedTokens::AddSpecial(const std::string& text, const Vocabulary& vocabulary, const std::string& name) {
+  const auto same = [&](const AddedToken& token) { return token.content == text; };
+  const auto found = std::find_if(tokens_.begin(), tokens_.end(), same);
+  if (found != tokens_.end()) {
+    found->special = true;
+    return Status::Ok();
+  }
+  const TokenId known = vocabulary.IdOfSpelling(text);
+  const TokenId id = known >= 0 ? known : next_id_;
+  return Add({{"content", text}, {"id", id}, {"special", true}}, vocabulary, name + ": special token '" + text + "'");
 }
 
 // Where rstrip takes white space that another token begins with, `tokenizers` emits the same bytes twice.

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,9 +37,10 @@ struct TextSegment {
 // Immutable after Parse; thread-safe.
 class AddedTokens {
  public:
-  // `value` is the field added_tokens, or null. InvalidArgument for ids and texts that contradict each other or the
-  // vocabulary.
-  static Result<AddedTokens> Parse(const Json* value, const Vocabulary& vocabulary, const std::string& name);
+  // `value` is the field added_tokens, or null; `more_special` stand behind its tokens, unless it has them as special
+  // ones. InvalidArgument for ids and texts that contradict each other or the vocabulary.
+  static Result<AddedTokens> Parse(const Json* value, std::span<const std::string> more_special,
+                                   const Vocabulary& vocabulary, const std::string& name);
 
   // Cuts `text` as `tokenizers` does: the longest token at the leftmost place; those not `normalized` first.
   std::vector<TextSegment> Split(std::string_view text) const;
@@ -49,6 +51,7 @@ class AddedTokens {
   using ByFirstByte = std::array<std::vector<std::size_t>, 256>;  // indices into tokens_, longest text first
 
   Status Add(const Json& value, const Vocabulary& vocabulary, const std::string& name);
+  Status AddSpecial(const std::string& text, const Vocabulary& vocabulary, const std::string& name);
   Status CheckStripping(const std::string& name) const;
   void IndexByFirstByte();
   const AddedToken* FindAt(const ByFirstByte& index, std::string_view text) const;

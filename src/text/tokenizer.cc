@@ -187,7 +187,8 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path) {
   return Parse(json, path);
 }
 
-Result<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json, std::string_view name) {
+Result<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json, std::string_view name,
+                                                    std::span<const std::string> more_special) {
   const std::string file_name(name);
   UNFOLD_TRY_ASSIGN(const TokenizerFile parsed, ReadTokenizerFile(json, file_name));
   UNFOLD_TRY_ASSIGN(const JsonFields file, JsonFields::Of(parsed.rest, file_name));
@@ -195,7 +196,8 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Parse(std::string_view json, std::
   UNFOLD_TRY(CheckParts(file));
   UNFOLD_TRY_ASSIGN(Pretokenizer pretokenizer, Pretokenizer::Parse(file.Find("pre_tokenizer"), file_name));
   UNFOLD_TRY_ASSIGN(std::unique_ptr<Vocabulary> vocabulary, Vocabulary::Create(parsed.vocab, file_name));
-  UNFOLD_TRY_ASSIGN(AddedTokens added, AddedTokens::Parse(file.Find("added_tokens"), *vocabulary, file_name));
+  UNFOLD_TRY_ASSIGN(AddedTokens added,
+                    AddedTokens::Parse(file.Find("added_tokens"), more_special, *vocabulary, file_name));
   std::vector<TokenId> never;
   for (const AddedToken& token : added.tokens()) {
     if (token.special) never.push_back(token.id);

@@ -33,8 +33,10 @@ class Tokenizer {
   // Reads tokenizer.json. NotFound, Corruption (not JSON, half a file), InvalidArgument (a part that is not supported,
   // by its name: "tokenizer.json: normalizer 'NFKC' is not supported").
   static Result<std::unique_ptr<Tokenizer>> Load(const std::string& path);
-  // The same from memory; `name` goes into messages.
-  static Result<std::unique_ptr<Tokenizer>> Parse(std::string_view json, std::string_view name);
+  // The same from memory; `name` goes into messages. `more_special` are special tokens besides those of the file; those
+  // that the vocabulary does not have get the next ids, in order, as Hugging Face gives them.
+  static Result<std::unique_ptr<Tokenizer>> Parse(std::string_view json, std::string_view name,
+                                                  std::span<const std::string> more_special = {});
 
   virtual ~Tokenizer() = default;
 

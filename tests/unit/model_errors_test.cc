@@ -362,17 +362,52 @@ TEST_F(GistConfigTest, WithoutRoutingAllHeadsFromLayerOneOn) {
   }
 }
 
-TEST_F(GistConfigTest, MissingFileSaysHowToGetOne) {
+// A checkpoint named like the authors' holds the gist tokens and nothing that says how they were trained.
+TEST_F(GistConfigTest, MissingFileIsMadeUpForByFlags) {
   model_.Remove("gist_config.json");
   ExpectRefused(Load().status(), StatusCode::kNotFound,
-                {"no gist tokens", "trained with gist tokens", "gist_config.json", "gist_tokens and chunk_size"});
-  // Flags can name what the file would.
-  const GistConfig gist =
-      Must(Load(R"({"gist_tokens": ["<gist>"], "chunk_size": 16, "prompt": {"question": "{question}"}})"));
+                {"gist_config.json: no such file", "has gist tokens", "--chunk-size", "--section-size",
+                 "--chat-template chatml or llama3", "--prompt-question"});
+  ExpectRefused(Load(R"({"chunk_size": 16})").status(), kInvalid,
+                {"'prompt'", "missing", "--prompt-question", "--chat-template chatml or llama3"});
+  const GistConfig gist = Must(Load(R"({"chunk_size": 16, "prompt": {"question": "{question}"}})"));
+  EXPECT_EQ(gist.rules.gist_ids.front(), kTinyGist) << "by its usual name";
   EXPECT_EQ(gist.rules.chunk_size, 16);
   EXPECT_EQ(gist.compression, 16) << "r defaults to L";
   EXPECT_EQ(gist.max_answer_tokens, 256);
-  ExpectRefused(Load(R"({"gist_tokens": ["<gist>"]})").status(), kInvalid, {"'chunk_size'", "trained with"});
+  ExpectRefused(Load(R"({"gist_tokens": ["<Gist>"]})").status(), StatusCode::kNotFound, {"--chunk-size"});
+}
+
+TEST_F(GistConfigTest, WithoutGistTokensNothingCanBeStored) {
+  model_.Remove("gist_config.json");
+  Json json = TinyTokenizerJson();
+  for (Json& token : json["added_tokens"]) {
+    if (token["content"] == "<gist>") token["content"] = "<other>";
+  }
+  json["model"]["vocab"].erase("<gist>");
+  json["model"]["vocab"]["<other>"] = kTinyGist;
+  tokenizer_ = Must(Tokenizer::Parse(json.dump(), "tiny"));
+  for (const char* flags : {"", R"({"chunk_size": 8})"}) {
+    ExpectRefused(Load(flags).status(), StatusCode::kNotFound,
+                  {"no gist tokens", "trained with gist tokens", "gist_config.json", "gist_tokens and chunk_size"});
+  }
+  EXPECT_EQ(Must(Load(R"({"gist_tokens": ["<other>"], "chunk_size": 8, "prompt": {"question": "{question}"}})"))
+                .rules.gist_ids.front(),
+            kTinyGist);
+}
+
+TEST_F(GistConfigTest, AChatTemplateOfTheCheckpointIsNotRun) {
+  model_.Write("tokenizer_config.json", R"({"chat_template": "{{ messages }}"})");
+  Must(Load());  // the prompt of gist_config.json wins
+  for (const char* flags : {R"({"prompt": null})", R"({"prompt": {"question": null, "prefix": null}})"}) {
+    ExpectRefused(Load(flags).status(), kInvalid,
+                  {"'prompt'", "Jinja", "does not run", "--chat-template chatml or llama3", "--prompt-question"});
+  }
+  model_.Remove("tokenizer_config.json");
+  model_.Write("chat_template.jinja", "{{ messages }}");
+  ExpectRefused(Load(R"({"prompt": null})").status(), kInvalid, {"Jinja"});
+  model_.Write("tokenizer_config.json", R"({"additional_special_tokens": 3})");
+  ExpectRefused(Load().status(), kInvalid, {"tokenizer_config.json", "'additional_special_tokens'"});
 }
 
 TEST_F(GistConfigTest, BrokenFileAndOverrides) {
@@ -403,7 +438,20 @@ INSTANTIATE_TEST_SUITE_P(
     Fields, BadGistConfig,
     testing::Values(
         Case{"UnknownField", R"({"chunk_sizes": 8})", kInvalid, {"unknown field 'chunk_sizes'", "chunk_size"}},
-        Case{"UnknownPromptField", R"({"prompt": {"system": "x"}})", kInvalid, {"prompt", "unknown field 'system'"}},
+        Case{"UnknownPromptField", R"({"prompt": {"user": "x"}})", kInvalid, {"prompt", "unknown field 'user'"}},
+        Case{"SystemWithoutChat", R"({"prompt": {"system": "x"}})", kInvalid, {"'system'", "chat_template"}},
+        Case{"UnknownChat",
+             R"({"prompt": {"chat_template": "alpaca", "question": null, "prefix": null}})",
+             kInvalid,
+             {"'chat_template'", "'alpaca'", "chatml or llama3"}},
+        Case{"ChatBesideQuestion",
+             R"({"prompt": {"chat_template": "chatml", "prefix": "", "question": "{question}"}})",
+             kInvalid,
+             {"'prefix'", "exclude each other"}},
+        Case{"ChatTokensMissing",
+             R"({"prompt": {"chat_template": "llama3", "question": null, "prefix": null}})",
+             kInvalid,
+             {"'llama3'", "'<|begin_of_text|>'", "does not have"}},
         Case{"UnknownRoutingField", R"({"routing": {"topk": 3}})", kInvalid, {"routing", "unknown field 'topk'"}},
         Case{"UnknownSetField", R"({"working_set": {"max": 3}})", kInvalid, {"working_set", "unknown field 'max'"}},
         Case{"FormatVersion2", R"({"format_version": 2})", StatusCode::kIncompatible, {"format_version 2", "reads 1"}},
