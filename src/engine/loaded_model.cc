@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "model/checkpoint.h"
+#include "text/config_tokens.h"
 #include "text/tokenizer_config.h"
 
 namespace unfold {
@@ -39,15 +40,15 @@ Result<std::vector<std::string>> MissingSpecialTokens(const std::string& model_d
 Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
   const std::string path = options.model_path + "/tokenizer.json";
   const ModelConfig& config = loaded.transformer->config();
-  UNFOLD_TRY_ASSIGN(std::string bytes, ReadFile(path));
-  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path));
+  UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
+  UNFOLD_TRY_ASSIGN(const Json config_tokens, ReadConfigTokens(options.model_path));
+  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, {}, config_tokens));
   UNFOLD_TRY_ASSIGN(const std::vector<std::string> missing,
                     MissingSpecialTokens(options.model_path, *loaded.tokenizer, config));
   if (!missing.empty()) {
-    UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, missing));
-    for (const std::string& token : missing) bytes += '\0' + token;  // part of the hash
+    UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, missing, config_tokens));
   }
-  loaded.tokenizer_hash = HashHex(bytes);
+  loaded.tokenizer_hash = HashHex(bytes + loaded.tokenizer->more());
   UNFOLD_TRY(CheckVocabulary(*loaded.tokenizer, config, path));
   UNFOLD_TRY_ASSIGN(loaded.gist, LoadGistConfig(options.model_path, options.gist_overrides, config, *loaded.tokenizer));
   loaded.text.tokenizer = loaded.tokenizer.get();

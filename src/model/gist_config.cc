@@ -92,6 +92,11 @@ Result<GistRules> ReadRules(const JsonFields& fields, const std::string& model_d
   if (rules.section_size != 0) {
     return fields.Error("section_size", "other than 0 (H-SSA) is not supported by this version");
   }
+  for (const TokenId id : gists) {
+    if (tokenizer.IsSpecial(id)) continue;
+    return fields.Error("gist_tokens", "names '" + std::string(tokenizer.TokenBytes(id)) +
+                                           "', which is no special token: its text in a document would be a gist");
+  }
   rules.gist_ids = {gists.front()};  // one level
   UNFOLD_TRY_ASSIGN(const std::vector<TokenId> links, TokenIds(fields, "link_tokens", {}, model, tokenizer));
   if (!links.empty()) return fields.Error("link_tokens", "are not supported by this version");

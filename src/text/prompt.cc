@@ -63,9 +63,11 @@ PromptTemplate PromptTemplate::Bind(std::string_view text) const {
 FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_tokens, const Tokenizer& tokenizer,
                                   std::string_view earlier) const {
   FilledPrompt filled;
+  bool follows = false;  // a special token stands before the piece
   for (const Piece& piece : pieces_) {
     if (piece.special >= 0) {
       filled.ids.push_back(piece.special);
+      follows = true;
       continue;
     }
     std::string text = piece.before;
@@ -77,7 +79,7 @@ FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_to
     int kept = 0;
     if (piece.has_placeholder)
       filled.question_begin = filled.question_end = static_cast<std::int32_t>(filled.ids.size());
-    for (const TokenSpan& token : tokenizer.Encode(text)) {
+    for (const TokenSpan& token : tokenizer.Encode(text, follows)) {
       // A token that touches the question's bytes is the question's, also where it merged with the template.
       const bool of_question = piece.has_placeholder && token.begin < end && token.end > begin;
       if (of_question) {

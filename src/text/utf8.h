@@ -26,6 +26,12 @@ Utf8Step DecodeUtf8(std::string_view bytes);
 
 void AppendUtf8(char32_t code, std::string* out);
 
+// Bytes of ASCII that `bytes` begins with.
+std::size_t AsciiPrefix(std::string_view bytes);
+
+// The last character of `text`, or nothing when it is empty or does not end with a whole character.
+std::string_view LastCharacter(std::string_view text);
+
 // Unicode White_Space.
 bool IsWhiteSpace(char32_t code);
 

@@ -9,11 +9,10 @@ tokenizer_split.json       a small tokenizer trained here: Llama-3's Split patte
                            added tokens of every kind (lstrip, rstrip, single_word, normalized)
 tokenizer_split.jsonl      the same for it
 
-A line is [text, ids] or [text, ids, ids_with_specials]: `ids` come from the tokenizer without its added_tokens, so that
-their text is plain text; `ids_with_specials`, where they differ, from the tokenizer as it is. The post-processor is
-never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
+A line is [text, ids] or [text, ids, ids_with_specials]: `ids` come from the tokenizer with encode_special_tokens, so that
+the text of special tokens is plain text; `ids_with_specials`, where they differ, from the tokenizer as it is. The
+post-processor is never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
 """
-import copy
 import json
 import pathlib
 import random
@@ -99,9 +98,8 @@ def strings(count, prose, specials):
 
 def write(path, tokenizer_json, texts):
     full = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
-    without = copy.deepcopy(tokenizer_json)
-    without["added_tokens"] = []
-    plain = tokenizers.Tokenizer.from_str(json.dumps(without))
+    plain = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
+    plain.encode_special_tokens = True
     with open(path, "w", encoding="utf-8") as out:
         for text in texts:
             ids = plain.encode(text, add_special_tokens=False).ids

@@ -73,6 +73,40 @@ TEST_F(LoadedModelTest, HalfATokenizer) {
   ExpectRefused(StatusCode::kNotFound, {"tokenizer.json", "No such file"});
 }
 
+// tokenizer.json ends before the gist token, which only tokenizer_config.json knows.
+TEST_F(LoadedModelTest, GistTokenOfTheTokenizerConfig) {
+  TinyWeights weights = MakeTinyWeights({});
+  TinyTensor& table = weights["model.embed_tokens.weight"];
+  ++table.shape[0];
+  table.values.resize(table.values.size() + kTinyHidden, 0.5F);
+  files_.Write("model.safetensors", SafeTensorsFile(weights, DType::kF32));
+  files_.Patch("config.json", Json{{"vocab_size", TinyVocabSize() + 1}}.dump());
+  files_.Patch("gist_config.json", R"({"gist_tokens": ["<gist9>"]})");
+  const auto name = [&](int id, bool special) {
+    Json tokens;
+    tokens[std::to_string(kTinyBos)] = {{"content", "<|bos|>"}, {"special", true}};
+    tokens[std::to_string(id)] = {{"content", "<gist9>"}, {"special", special}, {"normalized", false}};
+    files_.Write("tokenizer_config.json", Json{{"added_tokens_decoder", tokens}}.dump());
+  };
+  name(TinyVocabSize(), true);
+  EngineOptions options;
+  options.model_path = files_.dir();
+  options.num_threads = 1;
+  const auto loaded = Must(LoadModel(options));
+  EXPECT_EQ(loaded->gist.rules.gist_ids, std::vector<TokenId>{TinyVocabSize()});
+  EXPECT_TRUE(loaded->tokenizer->IsSpecial(TinyVocabSize()));
+  for (const TokenSpan& token : loaded->tokenizer->Encode("a <gist9> b")) EXPECT_LT(token.id, TinyVocabSize());
+
+  name(TinyVocabSize() + 7, true);
+  ExpectRefused(StatusCode::kInvalidArgument, {"added_tokens_decoder", "'<gist9>' has id", "gives it"});
+  name(TinyVocabSize(), false);
+  ExpectRefused(StatusCode::kInvalidArgument, {"'gist_tokens'", "'<gist9>'", "no special token"});
+  files_.Write("tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "<gist9>"}}})");
+  ExpectRefused(StatusCode::kInvalidArgument, {"tokenizer_config.json", "'added_tokens_decoder'", "'x'"});
+  files_.Write("tokenizer_config.json", R"({"added_tokens_decoder")");
+  ExpectRefused(StatusCode::kCorruption, {"tokenizer_config.json"});
+}
+
 TEST_F(LoadedModelTest, NoGistConfig) {
   files_.Remove("gist_config.json");
   ExpectRefused(StatusCode::kNotFound, {files_.dir(), "gist_config.json: no such file", "--chunk-size"});

@@ -458,6 +458,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"NoGistTokens", R"({"gist_tokens": []})", StatusCode::kNotFound, {"no gist tokens"}},
         Case{
             "GistNotInTokenizer", R"({"gist_tokens": ["<zip>"]})", kInvalid, {"'gist_tokens'", "'<zip>'", "tokenizer"}},
+        Case{"GistIsPlainText", R"({"gist_tokens": ["a"]})", kInvalid, {"'gist_tokens'", "'a'", "no special token"}},
         Case{"GistTwice", R"({"gist_tokens": ["<gist>", "<gist>"]})", kInvalid, {"'gist_tokens'", "twice"}},
         Case{"GistText", R"({"gist_tokens": "<gist>"})", kInvalid, {"'gist_tokens'", "array of strings"}},
         Case{"Sections",

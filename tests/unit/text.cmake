@@ -1,5 +1,5 @@
 unfold_test(NAME tokenizer_test LABEL unit TIMEOUT 300
-  SOURCES unit/tokenizer_test.cc unit/tokenizer_errors_test.cc unit/utf8_test.cc unit/regex_test.cc
+  SOURCES unit/tokenizer_test.cc unit/tokenizer_families_test.cc unit/tokenizer_errors_test.cc unit/utf8_test.cc unit/regex_test.cc
   LIBS unfold_text)
 
 unfold_test(NAME document_parts_test LABEL unit TIMEOUT 600
