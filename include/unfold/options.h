@@ -79,7 +79,20 @@ struct DocumentInput {
   Status read_status{};
 };
 
+// One turn of a conversation.
+enum class TurnRole : std::uint8_t { kUser, kAssistant };
+struct Turn {
+  TurnRole role = TurnRole::kUser;
+  std::string text{};
+};
+
 struct AskOptions {
+  // Turns before the question, oldest first. With a chat template they stand behind the documents as turns; without one
+  // they are joined into the question, a line each. Question and history share max_question_tokens: the earliest turns
+  // are left out as a whole, and a question that is longer by itself is cut and stands alone (Answer says both).
+  // Routing reads the same prompt without documents, and scores the tokens of the question, not those of the history.
+  std::vector<Turn> history{};
+
   AnswerMode mode = AnswerMode::kSsa;
   WorkingSetOptions working_set{};
   // Texts placed after `working_set.documents`, encoded with the question and forgotten after it. Not stored.

@@ -95,7 +95,8 @@ Result<ChosenDocuments> ChooseDocuments(AskEnvironment& environment, const AskRe
   UNFOLD_TRY_ASSIGN(const auto index,
                     CurrentIndex(environment, request.collection, *snapshot, std::move(documents), check));
   UNFOLD_TRY_ASSIGN(const RoutingQueries queries,
-                    ComputeRoutingQueries(*model.transformer, model.gist, *model.tokenizer, request.question, check));
+                    ComputeRoutingQueries(*model.transformer, model.gist, *model.tokenizer, request.question,
+                                          request.options.history, check));
   UNFOLD_TRY_ASSIGN(const std::vector<double> scores,
                     index->Score(*model.transformer, model.gist, queries.queries, queries.num_tokens));
   const std::vector<std::size_t> ranked = RankUnits(scores);
@@ -259,6 +260,7 @@ Result<RouteResult> RouteWork::Run() {
   RouteResult result;
   result.documents = std::move(chosen.routed);
   result.question_truncated = chosen.question_truncated;
+  result.num_turns_dropped = question.prompt.num_turns_dropped;
   result.route_ms = chosen.route_ms;
   for (const PartRef& part : chosen.parts) {
     result.placed.push_back({part.document, part.part, part.summary.body.begin, part.summary.body.end, "", 0});

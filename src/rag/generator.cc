@@ -16,14 +16,21 @@ double MillisecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-// Never generated: gists of every level, link tokens, and what the model's config suppresses.
+// Never generated: gists of every level, link tokens, what the model's config suppresses, and rows that only pad the
+// vocabulary.
 std::vector<TokenId> BannedTokens(const GeneratorContext& context, bool ignore_end_token) {
   std::vector<TokenId> banned = context.config->suppressed_tokens;
   const auto& gists = context.config->rules.gist_ids;
   banned.insert(banned.end(), gists.begin(), gists.end());
   banned.insert(banned.end(), context.config->link_ids.begin(), context.config->link_ids.end());
-  const auto& ends = context.model->config().end_tokens;
-  if (ignore_end_token) banned.insert(banned.end(), ends.begin(), ends.end());
+  for (TokenId id = context.tokenizer->vocab_size(); id < context.model->config().vocab_size; ++id) {
+    banned.push_back(id);
+  }
+  if (ignore_end_token) {
+    for (const auto* ends : {&context.model->config().end_tokens, &context.config->turn_end_tokens}) {
+      banned.insert(banned.end(), ends->begin(), ends->end());
+    }
+  }
   return banned;
 }
 
@@ -70,7 +77,8 @@ Result<PreparedQuestion> PrepareQuestion(const GeneratorContext& context, std::s
                                          const AskOptions& options) {
   UNFOLD_TRY(CheckOptions(options));
   PreparedQuestion prepared;
-  prepared.prompt = context.config->question.Fill(question, context.config->max_question_tokens, *context.tokenizer);
+  prepared.prompt =
+      context.config->question.Fill(question, context.config->max_question_tokens, *context.tokenizer, options.history);
   if (prepared.prompt.question_begin == prepared.prompt.question_end) {
     return Status::InvalidArgument("the question is empty");
   }
@@ -170,8 +178,10 @@ Status Generator::RunPass(std::span<const TokenId> ids) {
 }
 
 bool Generator::IsEnd(TokenId token) const {
-  const auto& ends = context_.model->config().end_tokens;
-  return std::find(ends.begin(), ends.end(), token) != ends.end();
+  const auto has = [token](const std::vector<TokenId>& ends) {
+    return std::find(ends.begin(), ends.end(), token) != ends.end();
+  };
+  return has(context_.model->config().end_tokens) || has(context_.config->turn_end_tokens);
 }
 
 Result<bool> Generator::End(FinishReason reason, const TextSink& sink) {
@@ -205,6 +215,7 @@ Result<Answer> Generator::TakeAnswer() {
   answer.tokens = answer_;
   answer.finish = finish_;
   answer.question_truncated = question_.prompt.truncated;
+  answer.num_turns_dropped = question_.prompt.num_turns_dropped;
   answer.timings.place_ms = place_ms_;
   answer.timings.prefill_ms = prefill_ms_;
   Usage& usage = answer.usage;

@@ -48,8 +48,9 @@ class CapturingAttention : public CausalAttention {
 }  // namespace
 
 Result<RoutingQueries> ComputeRoutingQueries(Transformer& model, const GistConfig& config, const Tokenizer& tokenizer,
-                                             std::string_view question, const CancelCheck& check) {
-  const FilledPrompt prompt = config.routing.Fill(question, config.max_question_tokens, tokenizer);
+                                             std::string_view question, std::span<const Turn> history,
+                                             const CancelCheck& check) {
+  const FilledPrompt prompt = config.routing.Fill(question, config.max_question_tokens, tokenizer, history);
   RoutingQueries result;
   result.truncated = prompt.truncated;
   result.num_tokens = prompt.question_end - prompt.question_begin;

@@ -70,7 +70,8 @@ struct RoutingQueries {
   bool truncated = false;
 };
 Result<RoutingQueries> ComputeRoutingQueries(Transformer& model, const GistConfig& config, const Tokenizer& tokenizer,
-                                             std::string_view question, const CancelCheck& check);
+                                             std::string_view question, std::span<const Turn> history,
+                                             const CancelCheck& check);
 
 // Units best first; ties go to the lower unit.
 std::vector<std::size_t> RankUnits(std::span<const double> scores);

@@ -49,8 +49,19 @@ Result<PromptTemplate> PromptTemplate::Parse(std::string_view text, std::string_
   return result;
 }
 
-FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_tokens,
-                                  const Tokenizer& tokenizer) const {
+PromptTemplate PromptTemplate::Bind(std::string_view text) const {
+  PromptTemplate bound = *this;
+  for (Piece& piece : bound.pieces_) {
+    if (!piece.has_placeholder) continue;
+    piece.before.append(text).append(piece.after);
+    piece.after.clear();
+    piece.has_placeholder = false;
+  }
+  return bound;
+}
+
+FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_tokens, const Tokenizer& tokenizer,
+                                  std::string_view earlier) const {
   FilledPrompt filled;
   bool follows = false;  // a special token stands before the piece
   for (const Piece& piece : pieces_) {
@@ -59,10 +70,11 @@ FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_to
       follows = true;
       continue;
     }
-    const std::size_t begin = piece.before.size();
-    const std::size_t end = begin + (piece.has_placeholder ? question.size() : 0);
     std::string text = piece.before;
+    if (piece.has_placeholder) text.append(earlier);
+    const std::size_t begin = text.size();
     if (piece.has_placeholder) text.append(question);
+    const std::size_t end = text.size();
     text += piece.after;
     int kept = 0;
     if (piece.has_placeholder)

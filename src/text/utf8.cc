@@ -161,4 +161,10 @@ std::string SanitizeUtf8(std::string_view bytes) {
   return out;
 }
 
+std::string_view TrimWhiteSpace(std::string_view text) {
+  text.remove_prefix(LeadingWhiteSpace(text));
+  text.remove_suffix(TrailingWhiteSpace(text));
+  return text;
+}
+
 }  // namespace unfold

@@ -39,6 +39,9 @@ bool IsWhiteSpace(char32_t code);
 std::size_t LeadingWhiteSpace(std::string_view text);
 std::size_t TrailingWhiteSpace(std::string_view text);
 
+// Without the white space at both ends.
+std::string_view TrimWhiteSpace(std::string_view text);
+
 // Whether byte `at` of `text` may start a character: it is no continuation byte, or the end.
 inline bool IsUtf8Boundary(std::string_view text, std::size_t at) {
   return at >= text.size() || (static_cast<unsigned char>(text[at]) & 0xc0U) != 0x80U;

@@ -6,3 +6,4 @@ target_compile_definitions(reference_questions PRIVATE UNFOLD_SOURCE_DIR="${PROJ
 unfold_test(NAME reference_test LABEL golden TIMEOUT 900 SOURCES golden/reference_test.cc LIBS reference_questions)
 unfold_test(NAME kv_reuse_test LABEL property TIMEOUT 300 SOURCES property/kv_reuse_test.cc LIBS reference_questions)
 unfold_test(NAME engine_test LABEL unit TIMEOUT 300 SOURCES unit/engine_test.cc LIBS reference_questions)
+unfold_test(NAME families_test LABEL golden SOURCES golden/families_test.cc LIBS unfold_rag tiny_model)

@@ -109,7 +109,78 @@ TEST_F(LoadedModelTest, GistTokenOfTheTokenizerConfig) {
 
 TEST_F(LoadedModelTest, NoGistConfig) {
   files_.Remove("gist_config.json");
-  ExpectRefused(StatusCode::kNotFound, {files_.dir(), "no gist tokens", "Use a checkpoint trained with gist tokens"});
+  ExpectRefused(StatusCode::kNotFound, {files_.dir(), "gist_config.json: no such file", "--chunk-size"});
+  Must(Open(R"({"chunk_size": 4, "prompt": {"question": "{question}"}})"));
+}
+
+// The model has rows that tokenizer.json does not know; tokenizer_config.json names some of them.
+class PaddedVocabulary : public LoadedModelTest {
+ protected:
+  static constexpr int kMoreRows = 5;
+  PaddedVocabulary() {
+    TinyWeights weights = MakeTinyWeights({});
+    TinyTensor& table = weights["model.embed_tokens.weight"];
+    table.shape[0] += kMoreRows;
+    // Their embeddings are the largest there are: unless they are banned they win.
+    table.values.resize(table.values.size() + kMoreRows * kTinyHidden, 40.0F);
+    files_.Write("model.safetensors", SafeTensorsFile(weights, DType::kF32));
+    files_.Patch("config.json", Json{{"vocab_size", TinyVocabSize() + kMoreRows}}.dump());
+  }
+  std::unique_ptr<LoadedModel> Load(const std::string& overrides = "") const {
+    EngineOptions options;
+    options.model_path = files_.dir();
+    options.gist_overrides = overrides;
+    options.num_threads = 1;
+    return Must(LoadModel(options));
+  }
+};
+
+TEST_F(PaddedVocabulary, SpecialTokensBesideTheTokenizerGetTheNextIds) {
+  const std::string hash = Load()->tokenizer_hash;
+  files_.Write("tokenizer_config.json", R"({"bos_token": "<|bos|>", "pad_token": {"content": "<pad>"},
+      "additional_special_tokens": ["<gist2>", {"content": "<Gist2>", "special": true}, "<Gist>"]})");
+  const auto loaded = Load(R"({"gist_tokens": ["<gist2>"]})");
+  EXPECT_EQ(loaded->tokenizer->IdOf("<pad>"), TinyVocabSize());
+  EXPECT_EQ(loaded->tokenizer->IdOf("<gist2>"), TinyVocabSize() + 1);
+  EXPECT_EQ(loaded->tokenizer->IdOf("<Gist2>"), TinyVocabSize() + 2);
+  EXPECT_EQ(loaded->tokenizer->IdOf("<Gist>"), kTinyMetaGist) << "known already";
+  EXPECT_TRUE(loaded->tokenizer->IsSpecial(TinyVocabSize() + 1));
+  EXPECT_EQ(loaded->gist.rules.gist_ids.front(), TinyVocabSize() + 1);
+  EXPECT_NE(loaded->tokenizer_hash, hash);
+  for (const TokenSpan& token : loaded->tokenizer->Encode("a <gist2> b")) EXPECT_LT(token.id, TinyVocabSize());
+
+  // The same from the other file and by the newer name.
+  files_.Write("tokenizer_config.json", R"({"extra_special_tokens": {"image_token": "<i>"}})");
+  files_.Write("special_tokens_map.json", R"({"additional_special_tokens": ["<gist2>"]})");
+  EXPECT_EQ(Load()->tokenizer->IdOf("<gist2>"), TinyVocabSize());
+  files_.Write("tokenizer_config.json", R"({"extra_special_tokens": ["<x>", "<gist2>"]})");
+  EXPECT_EQ(Load()->tokenizer->IdOf("<gist2>"), TinyVocabSize() + 1);
+}
+
+TEST_F(PaddedVocabulary, TokensWithoutARowAreNotTaken) {
+  Json tokens = Json::array();
+  for (int i = 0; i < kMoreRows + 3; ++i) tokens.push_back("<more" + std::to_string(i) + ">");
+  files_.Write("tokenizer_config.json", Json{{"additional_special_tokens", tokens}}.dump());
+  const auto loaded = Load();
+  EXPECT_EQ(loaded->tokenizer->vocab_size(), TinyVocabSize() + kMoreRows);
+  EXPECT_EQ(loaded->tokenizer->IdOf("<more5>"), -1);
+}
+
+TEST_F(PaddedVocabulary, PaddingIsNeverGenerated) {
+  EngineOptions options;
+  options.model_path = files_.dir();
+  const auto engine = Must(Engine::Open(options));
+  AskOptions ask;
+  ask.mode = AnswerMode::kClosed;
+  ask.ignore_end_token = true;
+  const Answer answer = Must(engine->Ask("c", "what is it", ask));
+  ASSERT_EQ(answer.tokens.size(), 16U);
+  for (const TokenId token : answer.tokens) EXPECT_LT(token, TinyVocabSize());
+}
+
+TEST_F(PaddedVocabulary, AsFarAsItIsPadding) {
+  files_.Patch("config.json", Json{{"vocab_size", TinyVocabSize() + 1025}}.dump());
+  ExpectRefused(StatusCode::kInvalidArgument, {"model.embed_tokens.weight"});
 }
 
 TEST_F(LoadedModelTest, NanWeights) {
