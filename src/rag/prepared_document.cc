@@ -10,9 +10,20 @@
 namespace unfold {
 namespace {
 
-// The source bytes of bytes [begin, end) of a part's text. A template's literal has none of its own: a token that holds
-// nothing else cites the empty range where the literal stands.
+// The source byte where byte `at` of a part's text stands.
+std::uint32_t PlaceInSource(const PartText& part, std::uint32_t at) {
+  std::uint32_t place = 0;
+  for (const PieceSpan& piece : part.pieces) {
+    if (at < piece.begin) break;
+    place = std::min(piece.source_begin + (at - piece.begin), piece.source_end);
+  }
+  return place;
+}
+
+// The source bytes of bytes [begin, end) of a part's text. A template's literal has none of its own, and neither has a
+// space that the tokenizer put in: a token that holds nothing else cites the empty range where that stands.
 ByteSpan ToSource(const PartText& part, std::uint32_t begin, std::uint32_t end) {
+  if (begin == end) return {PlaceInSource(part, begin), PlaceInSource(part, begin)};
   ByteSpan bytes;
   bool found = false;
   for (const PieceSpan& piece : part.pieces) {
@@ -37,7 +48,7 @@ PreparedPart PreparePart(const PartText& part, const TextRules& rules) {
   for (const TokenSpan& token : rules.tokenizer->Encode(part.text)) {
     table.token_ids.push_back(token.id);
     table.token_spans.push_back(ToSource(part, token.begin, token.end));
-    if (token.end <= part.title_bytes_in_text) ++table.num_title_tokens;
+    if (part.has_title && token.end <= part.title_bytes_in_text) ++table.num_title_tokens;
   }
   prepared.sequence = BuildGistSequence(table.token_ids, rules.config->rules, rules.word_starts);
   table.num_sinks = static_cast<std::uint32_t>(prepared.sequence.num_sinks);

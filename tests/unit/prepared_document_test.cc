@@ -166,6 +166,38 @@ TEST_F(PreparedDocumentTest, AMarkdownHeadingIsTheTitle) {
   ExpectExactCitations(text, prepared, *tokenizer_, 2);
 }
 
+// A tokenizer that puts a space in front of each text: with a character that has no token of its own behind it, that
+// space is a token, which must not cite the document's first byte from the middle of the document.
+TEST_F(PreparedDocumentTest, AddedSpacesCiteThePlaceWhereTheyStand) {
+  UsePartTokens(64);
+  const auto llama = Must(Tokenizer::Load(UNFOLD_SOURCE_DIR "/tests/golden/family_llama2.json"));
+  rules_.tokenizer = llama.get();
+  rules_.word_starts = WordStarts(*llama, llama->vocab_size());
+  std::string text;
+  for (int i = 0; i < 12; ++i) text += "\xE6\x97\xA5 the number " + std::to_string(i) + " of\nsome lines here.\n\n";
+  for (const bool has_title : {false, true}) {
+    const std::string whole =
+        (has_title ? std::string("\xE6\x97\xA5 title\n\n") : std::string(200, 'x') + "\n\n") + text;
+    const PreparedDocument prepared = Prepare(whole);
+    EXPECT_EQ(prepared.record.title.empty(), !has_title);
+    ASSERT_GT(prepared.parts.size(), 3U);
+    int num_empty = 0;
+    for (const PreparedPart& part : prepared.parts) {
+      EXPECT_EQ(part.table.num_title_tokens > 0, has_title);
+      for (std::size_t i = part.table.num_title_tokens; i < part.table.token_ids.size(); ++i) {
+        const ByteSpan span = part.table.token_spans[i];
+        EXPECT_GE(span.begin, part.summary.body.begin);
+        EXPECT_LE(span.end, part.summary.body.end);
+        num_empty += span.begin == span.end ? 1 : 0;
+        const std::string token(llama->TokenBytes(part.table.token_ids[i]));
+        const std::string cited = Cited(whole, span);
+        EXPECT_TRUE(cited == token || " " + cited == token || (has_title && token == "\n")) << token << "|" << cited;
+      }
+    }
+    EXPECT_GT(num_empty, 2);
+  }
+}
+
 TEST_F(PreparedDocumentTest, WithoutATitleThereAreBodiesAlone) {
   UsePartTokens(64);
   const std::string text = LongText(std::string(161, 'x'), 6);
