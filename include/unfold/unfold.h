@@ -121,7 +121,11 @@ UNFOLD_API const char* unfold_backend_name(const unfold_engine* engine);
 
 // ---- documents
 
-typedef enum unfold_format { UNFOLD_PLAIN = 0, UNFOLD_MARKDOWN = 1 } unfold_format;
+typedef enum unfold_format {
+  UNFOLD_PLAIN = 0,
+  UNFOLD_MARKDOWN = 1,
+  UNFOLD_HTML = 2  // the file as it is; read without markup, navigation and hidden elements
+} unfold_format;
 
 typedef struct unfold_document {
   size_t size;        // set by unfold_document_init
@@ -257,7 +261,7 @@ typedef enum unfold_finish {
 // Where an answer comes from: one part of a document, and in it the chunks that drew the most attention.
 typedef struct unfold_source {
   const char* document;
-  const char* snippet;  // those bytes as text
+  const char* snippet;  // those bytes; of HTML the text in them
   size_t snippet_bytes;
   double share;                   // of the attention on chosen chunks; the shares of an answer sum to 1
   uint32_t part;                  // of the document

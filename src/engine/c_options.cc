@@ -75,7 +75,7 @@ std::stop_token TokenOf(const unfold_cancel* cancel) {
   return cancel == nullptr ? std::stop_token() : cancel->source.get_token();
 }
 
-constexpr TextFormat kFormats[] = {TextFormat::kPlain, TextFormat::kMarkdown};
+constexpr TextFormat kFormats[] = {TextFormat::kPlain, TextFormat::kMarkdown, TextFormat::kHtml};
 constexpr AnswerMode kModes[] = {AnswerMode::kSsa, AnswerMode::kDense, AnswerMode::kClosed};
 
 // The value that number `index` of the C interface stands for.

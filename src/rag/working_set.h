@@ -15,6 +15,7 @@
 #include "rag/unfold_cache.h"
 #include "store/store.h"
 #include "unfold/base.h"
+#include "unfold/options.h"
 
 namespace unfold {
 
@@ -26,6 +27,7 @@ struct PartRef {
   std::string document;
   std::uint32_t part = 0;
   PartSummary summary;
+  TextFormat format = TextFormat::kPlain;  // of its document
 };
 
 struct PlacedPart {

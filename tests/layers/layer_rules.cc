@@ -49,6 +49,7 @@ const std::vector<ForeignRule>& ForeignRules() {
       {"rocksdb/", {"store/"}},
       {"isa-l", {"store/"}},
       {"pcre2.h", {"src/text/"}},
+      {"libxml/", {"src/text/"}},
       {"CLI/", {"apps/"}},
       {"nlohmann/", {"src/base/json.h", "apps/"}},
       {"xxhash.h", {"src/", "store/"}},
