@@ -24,7 +24,10 @@ Status NotUtf8(std::size_t bad, std::string_view source, TextFormat format) {
 ByteRange SourceOf(const std::vector<PieceSpan>& pieces, ByteRange range) {
   auto piece = std::partition_point(pieces.begin(), pieces.end(),
                                     [&](const PieceSpan& before) { return before.end <= range.begin; });
-  if (piece == pieces.end()) return {};
+  if (piece == pieces.end()) {
+    const std::uint32_t last = pieces.empty() ? 0 : pieces.back().source_end;
+    return {last, last};
+  }
   const std::uint32_t into = IsByteByByte(*piece) ? range.begin - piece->begin : 0;
   ByteRange source{piece->source_begin + into, piece->source_begin + into};
   bool found = false;

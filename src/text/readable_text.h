@@ -31,7 +31,7 @@ inline bool IsByteByByte(const PieceSpan& piece) {
 }
 
 // Where bytes [begin, end) of the text that `pieces` tile, in order, come from. Bytes of our own count only when there
-// is nothing else: they cite the empty range of their place.
+// is nothing else: they cite the empty range of their place, and so does an empty range.
 ByteRange SourceOf(const std::vector<PieceSpan>& pieces, ByteRange range);
 
 // A change of the rules by which HTML is read takes a new number: documents are read again by the next ingest.

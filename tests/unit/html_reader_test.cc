@@ -252,6 +252,23 @@ TEST(ReadableText, RangesOfTheTextAndOfTheFileMapOntoEachOther) {
   EXPECT_EQ(kPage.substr(peter.begin, peter.end - peter.begin), "Peter");
 }
 
+TEST(ReadableText, SourceOfRanges) {
+  // "ab" as it stands, a break of our own, "<" for "&lt;", "cd" as it stands.
+  const std::vector<PieceSpan> pieces = {{0, 2, 10, 12}, {2, 4, 20, 20}, {4, 5, 20, 24}, {5, 7, 30, 32}};
+  EXPECT_EQ(SourceOf(pieces, {0, 7}), (ByteRange{10, 32}));
+  EXPECT_EQ(SourceOf(pieces, {1, 2}), (ByteRange{11, 12}));
+  EXPECT_EQ(SourceOf(pieces, {1, 4}), (ByteRange{11, 12}));
+  EXPECT_EQ(SourceOf(pieces, {2, 4}), (ByteRange{20, 20}));
+  EXPECT_EQ(SourceOf(pieces, {3, 5}), (ByteRange{20, 24}));
+  EXPECT_EQ(SourceOf(pieces, {4, 6}), (ByteRange{20, 31}));
+  EXPECT_EQ(SourceOf(pieces, {2, 6}), (ByteRange{20, 31}));
+  EXPECT_EQ(SourceOf(pieces, {6, 7}), (ByteRange{31, 32}));
+  EXPECT_EQ(SourceOf(pieces, {1, 1}), (ByteRange{11, 11}));
+  EXPECT_EQ(SourceOf(pieces, {5, 5}), (ByteRange{30, 30}));
+  EXPECT_EQ(SourceOf(pieces, {7, 7}), (ByteRange{32, 32}));
+  EXPECT_EQ(SourceOf({}, {0, 0}), (ByteRange{0, 0}));
+}
+
 TEST(ReadableText, PlainTextIsItsOwn) {
   const std::string source = "Title\n\n<p>text &amp; more";
   const auto read = ReadableText::Read(source, TextFormat::kPlain);
