@@ -260,7 +260,8 @@ std::string SealDocument(const DocumentRecord& record) {
   PutSized(&body, record.title);
   for (std::uint64_t half : record.content_hash) PutLittle(&body, half, 8);
   PutLittle(&body, record.text_bytes, 8);
-  for (std::uint64_t bytes : record.stored_bytes) PutLittle(&body, bytes, 8);
+  PutLittle(&body, static_cast<std::uint8_t>(record.format), 8);
+  for (int kind = 1; kind < 5; ++kind) PutLittle(&body, record.stored_bytes[kind], 8);
   PutLittle(&body, record.parts.size(), 4);
   for (const PartSummary& part : record.parts) {
     PutLittle(&body, part.num_tokens, 4);
@@ -352,7 +353,13 @@ Result<DocumentRecord> OpenDocument(std::string_view sealed, std::string_view na
   record.title = fields.Sized();
   for (std::uint64_t& half : record.content_hash) half = fields.Int(8);
   record.text_bytes = fields.Int(8);
-  for (std::uint64_t& bytes : record.stored_bytes) bytes = fields.Int(8);
+  const std::uint64_t format = fields.Int(8);
+  if (format > static_cast<std::uint64_t>(TextFormat::kHtml)) {
+    return Status::Incompatible(std::string(name) + ": text of format " + std::to_string(format) +
+                                ", not known to this program");
+  }
+  record.format = static_cast<TextFormat>(format);
+  for (int kind = 1; kind < 5; ++kind) record.stored_bytes[kind] = fields.Int(8);
   const std::uint64_t num_parts = fields.U32();
   if (!fields.ok() || fields.remaining() != num_parts * 24) return Corrupt(name, "counts do not fit its length");
   record.parts.resize(num_parts);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "unfold/base.h"
+#include "unfold/options.h"
 
 namespace unfold {
 
@@ -62,9 +63,10 @@ struct PartSummary {
 struct DocumentRecord {
   std::string name;
   std::string title;                       // empty when there is none
+  TextFormat format = TextFormat::kPlain;  // how the source text is read
   std::uint64_t content_hash[2] = {0, 0};  // XXH3-128 of the source text and of what shapes its parts
   std::uint64_t text_bytes = 0;
-  std::uint64_t stored_bytes[5] = {0, 0, 0, 0, 0};  // values by RecordKind (index = kind)
+  std::uint64_t stored_bytes[5] = {0, 0, 0, 0, 0};  // values by RecordKind (index = kind; 0 is none)
   std::vector<PartSummary> parts;
   friend bool operator==(const DocumentRecord&, const DocumentRecord&) = default;
 };

@@ -20,7 +20,7 @@ struct Source {
   std::uint32_t part = 0;
   std::uint32_t byte_begin = 0;  // of the document's source text, half-open
   std::uint32_t byte_end = 0;
-  std::string snippet;  // those bytes
+  std::string snippet;  // those bytes; of HTML the text in them
   double share = 0;     // of the attention mass on chosen chunks; the shares of an answer sum to 1
 };
 

@@ -70,10 +70,14 @@ struct WorkingSetOptions {
 };
 
 // A text given directly: for ingest, or with a question.
-enum class TextFormat : std::uint8_t { kPlain, kMarkdown };
+enum class TextFormat : std::uint8_t {
+  kPlain = 0,
+  kMarkdown = 1,
+  kHtml = 2,  // read without markup, navigation and hidden elements (src/text/html_rules.h)
+};
 struct DocumentInput {
   std::string name{};  // unique in its collection; not empty, at most 1024 bytes, valid UTF-8
-  std::string text{};  // UTF-8
+  std::string text{};  // UTF-8; of HTML the file as it is, so that sources cite bytes of the file
   TextFormat format = TextFormat::kPlain;
   // Set by a reader that could not deliver the text (unreadable, binary, too large): the verdict reports it as it is.
   Status read_status{};

@@ -55,7 +55,7 @@ Result<std::vector<PartRef>> NamedParts(const std::vector<PublishedDocument>& do
       return Status::NotFound("collection '" + collection + "' has no document '" + name + "'");
     }
     for (std::uint32_t part = 0; part < it->record.parts.size(); ++part) {
-      parts.push_back({0, snapshot, it->id, name, part, it->record.parts[part]});
+      parts.push_back({0, snapshot, it->id, name, part, it->record.parts[part], it->record.format});
     }
   }
   return parts;
@@ -212,8 +212,8 @@ Status AskWork::EncodeInline() {
   const std::shared_ptr<const StoreSnapshot> snapshot = inline_store_->Snapshot();
   for (const Publication& publication : publications) {
     for (std::uint32_t part = 0; part < publication.record.parts.size(); ++part) {
-      chosen_.parts.push_back(
-          {source, snapshot, publication.document, publication.record.name, part, publication.record.parts[part]});
+      chosen_.parts.push_back({source, snapshot, publication.document, publication.record.name, part,
+                               publication.record.parts[part], publication.record.format});
     }
   }
   return Status::Ok();

@@ -84,7 +84,8 @@ Status RoutingIndex::Allocate(Transformer& model, const GistConfig& config, DTyp
 PartRef RoutingIndex::Ref(std::size_t unit) const {
   const Unit& which = units_[unit];
   const PublishedDocument& document = documents_[which.document];
-  return {0, nullptr, document.id, document.record.name, which.part, document.record.parts[which.part]};
+  const DocumentRecord& record = document.record;
+  return {0, nullptr, document.id, record.name, which.part, record.parts[which.part], record.format};
 }
 
 Status RoutingIndex::LoadPart(Transformer& model, const StoreSnapshot& snapshot, std::size_t unit) {

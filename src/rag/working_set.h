@@ -17,6 +17,7 @@
 #include "rag/unfold_cache.h"
 #include "store/store.h"
 #include "unfold/base.h"
+#include "unfold/options.h"
 
 namespace unfold {
 
@@ -28,6 +29,7 @@ struct PartRef {
   std::string document;
   std::uint32_t part = 0;
   PartSummary summary;
+  TextFormat format = TextFormat::kPlain;  // of its document
 };
 
 struct PlacedPart {

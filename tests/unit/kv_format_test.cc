@@ -320,6 +320,17 @@ TEST(KvFormat, EveryChangedFieldUnderARightCrcIsHarmless) {
   }
 }
 
+TEST(KvFormat, TheFormatOfATextIsKept) {
+  constexpr std::size_t kFormatAt = 59;  // behind header, name, title, hash and bytes of text
+  DocumentRecord record = SmallDocument();
+  record.format = TextFormat::kHtml;
+  std::string sealed = SealDocument(record);
+  EXPECT_EQ(*OpenDocument(sealed, ""), record);
+  EXPECT_EQ(sealed[kFormatAt], 2);
+  sealed[kFormatAt] = 3;
+  EXPECT_EQ(OpenDocument(Reseal(sealed), "x").status().code(), StatusCode::kIncompatible);
+}
+
 TEST(KvFormat, FieldsThatContradictEachOtherAreCorruption) {
   const std::string gist = SmallGist();
   const auto with = [&](std::size_t at, char value) {

@@ -5,3 +5,5 @@ unfold_test(NAME tokenizer_test LABEL unit TIMEOUT 300
 unfold_test(NAME document_parts_test LABEL unit TIMEOUT 600
   SOURCES unit/document_parts_test.cc
   LIBS unfold_text)
+
+unfold_test(NAME html_reader_test LABEL unit TIMEOUT 300 SOURCES unit/html_reader_test.cc LIBS unfold_text)
