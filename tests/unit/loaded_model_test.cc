@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/fingerprint.h"
 #include "tiny_model.h"
 #include "unfold/engine.h"
 
@@ -111,6 +112,85 @@ TEST_F(LoadedModelTest, NoGistConfig) {
   files_.Remove("gist_config.json");
   ExpectRefused(StatusCode::kNotFound, {files_.dir(), "gist_config.json: no such file", "--chunk-size"});
   Must(Open(R"({"chunk_size": 4, "prompt": {"question": "{question}"}})"));
+}
+
+// Stored, routed, unfolded and answered with the biases of Qwen2 and the norms of Qwen3, alike on both backends.
+class EveryFamily : public LoadedModelTest, public testing::WithParamInterface<const char*> {
+ protected:
+  EveryFamily() {
+    const std::string family = GetParam();
+    TinyWeights weights = MakeTinyWeights({});
+    for (int layer = 0; layer < kTinyLayers; ++layer) {
+      const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.";
+      const auto add = [&](const std::string& name, int size) {
+        TinyTensor& tensor = weights[prefix + name] = {{size}, {}};
+        for (int i = 0; i < size; ++i) tensor.values.push_back(static_cast<float>(i * 37 % 29 - 10) / 16);
+      };
+      if (family == "qwen2") {
+        add("q_proj.bias", kTinyHeads * kTinyHeadDim);
+        add("k_proj.bias", kTinyKvHeads * kTinyHeadDim);
+        add("v_proj.bias", kTinyKvHeads * kTinyHeadDim);
+      } else if (family == "qwen3") {
+        add("q_norm.weight", kTinyHeadDim);
+        add("k_norm.weight", kTinyHeadDim);
+      }
+    }
+    files_.Write("model.safetensors", SafeTensorsFile(weights, DType::kF32));
+    files_.Patch("config.json", Json{{"model_type", family}, {"architectures", nullptr}}.dump());
+  }
+  Answer Ask(const std::string& backend) const {
+    EngineOptions options;
+    options.model_path = files_.dir();
+    options.backend = backend;
+    const auto engine = Must(Engine::Open(options));
+    for (const char* name : {"a.txt", "b.txt"}) {
+      DocumentInput document;
+      document.name = name;
+      document.text =
+          "In the " + std::string(name) + " there was a thing that they were ringing, and the singer then went in.";
+      Must(engine->AddDocument("c", document));
+    }
+    AskOptions ask;
+    ask.ignore_end_token = true;
+    ask.explain = true;
+    return Must(engine->Ask("c", "what were they ringing", ask));
+  }
+};
+
+TEST_P(EveryFamily, AnswersFromStoredDocuments) {
+  const Answer answer = Ask("cpu"), reference = Ask("ref");
+  EXPECT_EQ(answer.tokens.size(), 16U);
+  EXPECT_EQ(answer.tokens, reference.tokens);
+  EXPECT_EQ(answer.placed.size(), 2U);
+  EXPECT_GT(answer.usage.context_chunks, 10U);
+  EXPECT_GT(answer.unfolded_share, 0);
+  EXPECT_LT(answer.unfolded_share, 1);
+  ASSERT_EQ(answer.routed.size(), 2U);
+  EXPECT_EQ(answer.routed[0].document, reference.routed[0].document);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, testing::Values("llama", "qwen2", "qwen3"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_F(LoadedModelTest, TheFingerprintHoldsTheRotation) {
+  const auto fingerprint = [&](const char* patch) {
+    files_.Patch("config.json", patch);
+    EngineOptions options;
+    options.model_path = files_.dir();
+    options.num_threads = 1;
+    const auto loaded = Must(LoadModel(options));
+    return MakeFingerprint(loaded->transformer->config(), loaded->gist, "w", loaded->tokenizer_hash, DType::kBF16);
+  };
+  const std::string plain = fingerprint("{}");
+  const std::string linear = fingerprint(R"({"rope_scaling": {"type": "linear", "factor": 2}})");
+  const std::string yarn = fingerprint(R"({"rope_scaling": {"type": "yarn", "factor": 2}})");
+  const std::string louder = fingerprint(R"({"rope_scaling": {"type": "yarn", "factor": 2, "attention_factor": 2}})");
+  EXPECT_EQ(plain.find("\"rope\""), std::string::npos) << "as stores have it that were written before";
+  for (const auto& [a, b] : {std::pair(plain, linear), {linear, yarn}, {yarn, louder}}) {
+    const Status status = CompareFingerprints(a, b, "kb");
+    EXPECT_EQ(status.code(), StatusCode::kIncompatible);
+    EXPECT_NE(status.message().find("rope (stored"), std::string::npos) << status.message();
+  }
 }
 
 // The model has rows that tokenizer.json does not know; tokenizer_config.json names some of them.
