@@ -60,6 +60,12 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags) {
       ->type_name("N")
       ->group(kGroup);
   command
+      .add_option("--compute", flags.compute,
+                  "f32, or bf16: activations are rounded before each product; a store keeps to one")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->type_name("TYPE")
+      ->group(kGroup);
+  command
       .add_option("--kv-type", flags.kv_type,
                   "type of stored keys and values; a new store has bf16 unless told, and keeps it")
       ->check(CLI::IsMember({"f32", "bf16", "int8"}))
@@ -84,6 +90,7 @@ Result<EngineOptions> MakeEngineOptions(const StoreFlags& store, const ModelFlag
   options.model_path = model.model;
   options.backend = model.backend;
   options.num_threads = model.num_threads;
+  options.compute = model.compute == "f32" ? DType::kF32 : DType::kBF16;
   for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
     if (model.kv_type == DTypeName(type)) options.kv_type = type;
   }

@@ -39,6 +39,7 @@ struct ModelFlags {
   std::string model;
   std::string backend = "cpu";
   int num_threads = 0;
+  std::string compute = "f32";
   std::string kv_type;                  // empty: as the store has it
   std::vector<std::string> gist_texts;  // as given, by place in GistFlags()
   std::vector<CLI::Option*> gist_options;

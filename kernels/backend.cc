@@ -136,13 +136,19 @@ Status Backend::RmsNorm(const RmsNormArgs& args) {
   return check.ok() ? DoRmsNorm(args) : check.status();
 }
 
-Status Backend::MatMul(const MatMulArgs& args) {
+Status Backend::MatMuls(std::span<const MatMulArgs> products) {
+  for (const MatMulArgs& args : products) UNFOLD_TRY(CheckMatMul(args));
+  return DoMatMuls(products);
+}
+
+Status Backend::CheckMatMul(const MatMulArgs& args) {
   ArgCheck check("MatMul");
   check.Shape("x", args.x, kF32, {kAny, kAny});
   check.Shape("weight", args.weight, ArgCheck::kWeight, {kAny, args.x.dims[1]});
   check.Shape("out", args.out, kF32, {args.x.dims[0], args.weight.dims[0]});
   check.That(args.out.data != args.x.data || args.out.size() == 0, "out", "must not be x");
-  return check.ok() ? DoMatMul(args) : check.status();
+  check.That(args.compute == DType::kF32 || args.compute == DType::kBF16, "compute", "must be f32 or bf16");
+  return check.status();
 }
 
 Status Backend::Rope(const RopeArgs& args) {

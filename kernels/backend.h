@@ -45,12 +45,16 @@ struct RmsNormArgs {  // out = x / sqrt(mean(x^2) + epsilon) * weight. Rows of a
   Tensor out;  // f32 [T, M]
 };
 
-struct MatMulArgs {  // out = x * weight^T (+ out when accumulate).
-                     // Bound: (K + 2) * eps * |x row| * |weight row| (+ eps * |out before|)
-  Tensor x;          // f32 [T, K]
-  Tensor weight;     // f32|f16|bf16 [N, K], rows contiguous as in the checkpoint
+// out = x * weight^T (+ out when accumulate). With compute bf16 x is first rounded to bf16 (to nearest, ties to even);
+// weights stay as stored, sums are f32.
+// Bound: (K + 2) * eps * |x row| * |weight row| (+ eps * |out before|), x as rounded. With compute bf16 and
+// + K * 2^-126 * (1 + |x row| + |weight row|): a backend may take subnormal inputs and sums as zero.
+struct MatMulArgs {
+  Tensor x;       // f32 [T, K]
+  Tensor weight;  // f32|f16|bf16 [N, K], rows contiguous as in the checkpoint
   bool accumulate = false;
-  Tensor out;  // f32 [T, N]
+  Tensor out;                   // f32 [T, N]
+  DType compute = DType::kF32;  // or kBF16
 };
 
 struct RopeArgs {    // out[t, h] = x[t, h] rotated to positions[t]; out may be x.
@@ -223,7 +227,9 @@ class Backend {
 
   Status Embed(const EmbedArgs& args);
   Status RmsNorm(const RmsNormArgs& args);
-  Status MatMul(const MatMulArgs& args);
+  Status MatMul(const MatMulArgs& args) { return MatMuls(std::span(&args, 1)); }
+  // Products of which none needs another's result: done as one piece of work, each with the bits it has alone.
+  Status MatMuls(std::span<const MatMulArgs> products);
   Status Rope(const RopeArgs& args);
   Status SwiGlu(const SwiGluArgs& args);
   Status GistPrefill(const GistPrefillArgs& args);
@@ -236,7 +242,8 @@ class Backend {
  private:
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
   virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;
-  virtual Status DoMatMul(const MatMulArgs& args) = 0;
+  static Status CheckMatMul(const MatMulArgs& args);
+  virtual Status DoMatMuls(std::span<const MatMulArgs> products) = 0;
   virtual Status DoRope(const RopeArgs& args) = 0;
   virtual Status DoSwiGlu(const SwiGluArgs& args) = 0;
   virtual Status DoGistPrefill(const GistPrefillArgs& args) = 0;

@@ -194,7 +194,9 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
   SoftmaxTerms(scratch, group, num_keys, args.scale);
   if (mass != nullptr) MassOfChunks(scratch, group, mass);
   if (args.read == GistRead::kCollapsed) CollapseGists(scratch, group);
-  SumValues(scratch, group, num_keys, head_dim, args.out.as<float>() + (row * heads + kv_head * group) * head_dim);
+  float* out = args.out.as<float>() + (row * heads + kv_head * group) * head_dim;
+  SumValues(scratch, group, num_keys, head_dim, out);
+  for (Index g = 0; g < group; ++g) simd_.scale(out + g * head_dim, 1.0F / scratch.sums[g], head_dim);
 }
 
 Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {

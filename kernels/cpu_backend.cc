@@ -2,7 +2,6 @@
 #include "kernels/cpu_backend.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -15,9 +14,6 @@ namespace {
 
 using Index = std::int64_t;
 
-constexpr Index kRowBlock = 96;      // x rows of a task: at K = 1408 they fill half of a 1 MiB L2
-constexpr Index kMostColumns = 128;  // weight rows of a task
-constexpr Index kLeastColumns = 16;
 constexpr Index kRouteKeys = 512;  // keys that a routing task scores at once
 
 const std::byte* RowAt(const Tensor& tensor, Index row, Index width) {
@@ -70,33 +66,6 @@ Status CpuBackend::DoRmsNorm(const RmsNormArgs& args) {
       simd_.scale_rows[TypeIndex(args.weight)](x, scale, args.weight.data, args.out.as<float>() + t * width, width);
     }
   });
-  return Status::Ok();
-}
-
-Status CpuBackend::DoMatMul(const MatMulArgs& args) {
-  const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
-  if (rows == 0 || columns == 0) return Status::Ok();
-  const Index row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  const Index fair = (columns * row_blocks / (4 * pool_.size()) + 3) / 4 * 4;
-  const Index column_block = std::clamp(fair, kLeastColumns, kMostColumns);
-  const Index column_blocks = (columns + column_block - 1) / column_block;
-  const auto block = [&](Index task) {
-    const Index row = task / column_blocks * kRowBlock, column = task % column_blocks * column_block;
-    const Index num_rows = std::min(kRowBlock, rows - row), num_columns = std::min(column_block, columns - column);
-    std::array<const float*, kRowBlock> x;
-    for (Index i = 0; i < num_rows; ++i) x[i] = args.x.as<float>() + (row + i) * inner;
-    std::array<const void*, kMostColumns> w;
-    for (Index i = 0; i < num_columns; ++i) w[i] = RowAt(args.weight, column + i, inner);
-    simd_.dots[TypeIndex(args.weight)](x.data(), num_rows, w.data(), num_columns, inner,
-                                       args.out.as<float>() + row * columns + column, columns, args.accumulate);
-  };
-  const auto blocks = [&](Index begin, Index end) {
-    for (Index task = begin; task < end; ++task) block(task);
-  };
-  // Weights are read once for each row block: with few rows their bytes are the work.
-  const Index work = columns * inner * std::max<Index>(rows, 2);
-  const Index tasks = row_blocks * column_blocks;
-  pool_.ParallelFor(tasks, work < kSmallWork ? tasks : 1, std::cref(blocks));
   return Status::Ok();
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "kernels/cpu_prefill_plan.h"
 #include "kernels/cpu_simd.h"
 #include "kernels/host_backend.h"
 
@@ -25,9 +26,15 @@ struct CpuKeySpan {
   std::int64_t position = 0;  // of the query
 };
 
+// Softmax terms of one head so far: relative to the largest logit, and their sum.
+struct CpuSoftmax {
+  float largest = 0;
+  float sum = 0;
+};
+
 // Working memory of one task. Vectors only grow, so a steady decode loop allocates nothing.
 struct CpuScratch {
-  std::vector<float> query;              // G rotated query heads
+  std::vector<float> query;              // query heads of one or more rows, rotated
   std::vector<float> logits;             // G rows of logits, then softmax terms
   std::vector<const float*> heads;       // the G query rows
   std::vector<const void*> keys;         // key rows in the order of the sum
@@ -35,7 +42,12 @@ struct CpuScratch {
   std::vector<CpuKeySpan> spans;         // of keys
   std::vector<std::int64_t> chunk_ends;  // per chosen chunk: end of its keys
   std::vector<float> sums;               // of each head's softmax terms
-  std::vector<std::int64_t> visible;     // rows that a row may see
+  std::vector<float> largest;            // logit of each head
+  std::vector<float> partial;            // weighted values over one block of keys
+  std::vector<float> far;                // the same over all blocks so far
+  std::vector<CpuSoftmax> far_softmax;   // of them
+  std::vector<std::int64_t> near;        // near rows of each row of a task
+  std::vector<std::int64_t> near_begin;  // where each row's begin in it
   std::vector<std::uint64_t> ranking;    // scores as sortable integers
   std::vector<double> mass;              // softmax terms, best first
   std::vector<std::uint8_t> chosen;      // flags per candidate
@@ -71,6 +83,16 @@ class CpuScratchPool {
   std::vector<std::unique_ptr<CpuScratch>> free_;
 };
 
+// One product of a MatMul call, cut into tasks: blocks of rows times blocks of columns.
+struct CpuProduct {
+  const MatMulArgs* args = nullptr;
+  const float* x = nullptr;               // rows to multiply, or
+  const std::uint16_t* x_bf16 = nullptr;  // the same in bf16, when the products of pairs do it
+  std::int64_t column_block = 0;
+  std::int64_t column_blocks = 0;
+  std::int64_t end_task = 0;  // of the call's tasks, those before are of this product or an earlier one
+};
+
 class CpuBackend final : public HostBackend {
  public:
   CpuBackend(const SimdKernels& kernels, int threads) : simd_(kernels), pool_(threads) {}
@@ -81,7 +103,7 @@ class CpuBackend final : public HostBackend {
  private:
   Status DoEmbed(const EmbedArgs& args) override;
   Status DoRmsNorm(const RmsNormArgs& args) override;
-  Status DoMatMul(const MatMulArgs& args) override;
+  Status DoMatMuls(std::span<const MatMulArgs> products) override;
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
@@ -101,11 +123,25 @@ class CpuBackend final : public HostBackend {
   }
   std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
 
-  // Turns `group` rows of scratch.logits, num_keys each, into softmax terms; their sums go to scratch.sums.
+  // x in the type that the product computes in; rounded once for neighbours in the list that share it.
+  void PrepareRows(CpuProduct& product, const CpuProduct* before);
+  void RunProductTask(const CpuProduct& product, std::int64_t task);
+
+  // Turns `group` rows of scratch.logits, num_keys each, into softmax terms; scratch.sums and largest are set.
   void SoftmaxTerms(CpuScratch& scratch, std::int64_t group, std::int64_t num_keys, float scale);
-  // out = terms * scratch.values / sums, for `group` heads of head_dim floats. Rows of terms are `stride` apart.
+  // out = terms * scratch.values, for `group` heads of head_dim floats. Rows of terms are `stride` apart.
   void SumValues(const CpuScratch& scratch, std::int64_t group, std::int64_t stride, std::int64_t head_dim, float* out);
-  void PrefillRow(const GistPrefillArgs& args, std::int64_t row, CpuScratch& scratch);
+  void MergeSoftmax(CpuSoftmax& state, float* out, const CpuSoftmax& other, const float* other_out,
+                    std::int64_t head_dim);
+  void TurnKeys(const GistPrefillArgs& args, std::int64_t block);
+  void PrefillBlock(const GistPrefillArgs& args, std::size_t sequence, std::int64_t block, std::int64_t kv_head,
+                    std::int64_t begin_head, CpuScratch& scratch);
+  void PrefillFar(const GistPrefillArgs& args, std::size_t sequence, std::int64_t begin, std::int64_t end,
+                  std::int64_t kv_head, CpuScratch& scratch);
+  void PrefillNear(const GistPrefillArgs& args, std::int64_t row, std::int64_t kv_head,
+                   std::span<const std::int64_t> near, CpuScratch& scratch, float* out);
+  void PrefillRows(const GistPrefillArgs& args, std::size_t sequence, std::int64_t begin, std::int64_t end,
+                   CpuScratch& scratch);
   // `mass`, when not null, gets the attention mass of each chosen chunk.
   void SparseRow(const SparseAttentionArgs& args, std::int64_t row, std::int64_t kv_head, double* mass,
                  CpuScratch& scratch);
@@ -117,11 +153,14 @@ class CpuBackend final : public HostBackend {
 
   const SimdKernels& simd_;
   ThreadPool pool_;
+  std::vector<CpuProduct> products_;                 // MatMul
+  std::vector<std::vector<std::uint16_t>> rounded_;  // MatMul: x of each product in bf16
+  std::vector<std::vector<float>> widened_;          // MatMul: the same in f32
   CpuScratchPool scratch_;
   std::vector<double> list_mass_;         // SparseAttention: mass per chosen chunk of each row and key/value head
   std::vector<std::int64_t> list_begin_;  // where each row's and key/value head's entries begin in it
-  std::vector<std::int64_t> gist_rows_;   // GistPrefill: rows of gists, sequence by sequence
-  std::vector<std::int64_t> gist_begin_;  // where each sequence's rows begin in it
+  PrefillPlan plan_;                      // GistPrefill
+  std::vector<float> turned_keys_;        // GistPrefill: [block, Hk, D, kBlock]
   std::vector<double> unit_sums_;         // RouteScore: sums and sums of squares per row and unit
 };
 

@@ -10,7 +10,9 @@ std::vector<const SimdKernels*> UsableCpuKernels() {
   std::vector<const SimdKernels*> usable;
 #if defined(UNFOLD_CPU_X86)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) usable.push_back(&kAvx512Kernels);
+  const bool v4 = __builtin_cpu_supports("x86-64-v4") != 0;
+  if (v4 && __builtin_cpu_supports("avx512bf16")) usable.push_back(&kAvx512Bf16Kernels);
+  if (v4) usable.push_back(&kAvx512Kernels);
   if (__builtin_cpu_supports("x86-64-v3")) usable.push_back(&kAvx2Kernels);
 #endif
   usable.push_back(&kPortableKernels);

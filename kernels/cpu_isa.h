@@ -16,8 +16,8 @@ namespace unfold {
 // Kernel sets that this CPU can run, best first; the last is always "portable".
 std::vector<const SimdKernels*> UsableCpuKernels();
 
-// UNFOLD_CPU_ISA (portable, avx2 or avx512) when set, else the best. InvalidArgument for a name that is unknown or that
-// this CPU cannot run, with those it can.
+// UNFOLD_CPU_ISA (portable, avx2, avx512 or avx512_bf16) when set, else the best. InvalidArgument for a name that is
+// unknown or that this CPU cannot run, with those it can.
 Result<const SimdKernels*> ChooseCpuKernels();
 
 std::unique_ptr<Backend> MakeCpuBackendWith(const SimdKernels& kernels, int threads);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kTileRows = 2;  // 12 registers of sums; x and weight vectors are used half by half
 constexpr int kTileCols = 3;
+constexpr int kSumHeads = 3;
+constexpr int kSumVectors = 2;
 constexpr int kPanelFloats = 8192;
 constexpr std::int64_t kPanelMinRows = 8;
 
@@ -22,11 +24,15 @@ struct Lanes {
 
 struct F32Row {
   using Element = float;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 };
 
 struct F16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static __m256 Half(const std::uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -35,6 +41,8 @@ struct F16Row {
 
 struct BF16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static __m256 Half(const std::uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));

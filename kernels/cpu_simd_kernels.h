@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The row kernels in terms of Lanes. Included once by each cpu_simd_*.cc, behind its Lanes, F32Row, F16Row, BF16Row,
-// tile constants, and UNFOLD_SIMD_TABLE and UNFOLD_SIMD_NAME. All names stay in the anonymous namespace of that source.
+// tile constants, and UNFOLD_SIMD_TABLE and UNFOLD_SIMD_NAME (UNFOLD_SIMD_PAIRS: rows of bf16 pairs). All names stay in
+// the anonymous namespace of that source.
 
 #if !defined(UNFOLD_SIMD_TABLE) || !defined(UNFOLD_SIMD_NAME)
 #error "included by cpu_simd_*.cc only"
@@ -11,10 +12,10 @@ namespace {
 
 constexpr std::int64_t kLanes = 16;
 
-// The last n < 16 elements of a row; the other lanes are zero.
+// The last n < kStep elements of a row; the other lanes are zero.
 template <typename Row>
-inline Lanes LoadPart(const typename Row::Element* p, std::int64_t n) {
-  typename Row::Element part[kLanes] = {};
+inline typename Row::Vector LoadPart(const typename Row::Element* p, std::int64_t n) {
+  typename Row::Element part[Row::kStep] = {};
   std::memcpy(part, p, static_cast<std::size_t>(n) * sizeof(*p));
   return Row::Load(part);
 }
@@ -39,53 +40,54 @@ inline float SumOf(Lanes a) {
 // sums[r * cols + c] = <x[r], w[c]>. All sums of the tile stay in registers along k. Tiles of few rows wait for memory:
 // they fetch `next`, weight rows that come later, into L2. (Measured on one Zen 4 core, K 512, bf16 from DRAM: 10 GB/s
 // without and with prefetch into L1, 19 one column ahead, 25 two.)
-template <int rows, int cols, typename Row>
-inline void DotTile(const float* const* x, const typename Row::Element* const* w,
-                    const typename Row::Element* const* next, std::int64_t k, float* sums) {
+template <int rows, int cols, typename X, typename W>
+inline void DotTile(const typename X::Element* const* x, const typename W::Element* const* w,
+                    const typename W::Element* const* next, std::int64_t k, float* sums) {
+  static_assert(X::kStep == W::kStep);
   Lanes acc[rows * cols];
 #pragma GCC unroll 32
   for (int i = 0; i < rows * cols; ++i) acc[i] = Splat(0.0F);
   const auto step = [&](auto load_x, auto load_w) __attribute__((always_inline)) {
-    Lanes b[cols];
+    typename W::Vector b[cols];
 #pragma GCC unroll 8
     for (int c = 0; c < cols; ++c) b[c] = load_w(w[c]);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      const Lanes a = load_x(x[r]);
+      const typename X::Vector a = load_x(x[r]);
 #pragma GCC unroll 8
       for (int c = 0; c < cols; ++c) acc[r * cols + c] = MulAdd(a, b[c], acc[r * cols + c]);
     }
   };
   std::int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) {
+  for (; i + X::kStep <= k; i += X::kStep) {
     if constexpr (rows <= 2) {
 #pragma GCC unroll 8
       for (int c = 0; c < cols; ++c) __builtin_prefetch(next[c] + i, 0, 2);
     }
-    step([i](const float* p) { return F32Row::Load(p + i); },
-         [i](const typename Row::Element* p) { return Row::Load(p + i); });
+    step([i](const typename X::Element* p) { return X::Load(p + i); },
+         [i](const typename W::Element* p) { return W::Load(p + i); });
   }
   if (i < k) {
-    step([i, k](const float* p) { return LoadPart<F32Row>(p + i, k - i); },
-         [i, k](const typename Row::Element* p) { return LoadPart<Row>(p + i, k - i); });
+    step([i, k](const typename X::Element* p) { return LoadPart<X>(p + i, k - i); },
+         [i, k](const typename W::Element* p) { return LoadPart<W>(p + i, k - i); });
   }
   SumLanes<rows * cols>(acc, sums);
 }
 
 // A column of tiles: kTileCols weight rows, of which num_w count and the others repeat the last; `next` as in DotTile.
-template <typename Row>
+template <typename W>
 struct TileColumn {
-  const typename Row::Element* w[kTileCols];
-  const typename Row::Element* next[kTileCols];
+  const typename W::Element* w[kTileCols];
+  const typename W::Element* next[kTileCols];
   std::int64_t num_w;
   std::int64_t k;
 };
 
-template <int rows, typename Row>
-inline void DotTileAt(const float* const* x, const TileColumn<Row>& column, float* out, std::int64_t out_stride,
-                      bool accumulate) {
+template <int rows, typename X, typename W>
+inline void DotTileAt(const typename X::Element* const* x, const TileColumn<W>& column, float* out,
+                      std::int64_t out_stride, bool accumulate) {
   float sums[rows * kTileCols];
-  DotTile<rows, kTileCols, Row>(x, column.w, column.next, column.k, sums);
+  DotTile<rows, kTileCols, X, W>(x, column.w, column.next, column.k, sums);
   for (int r = 0; r < rows; ++r) {
     float* row = out + r * out_stride;
     for (int c = 0; c < kTileCols && c < column.num_w; ++c) {
@@ -94,15 +96,32 @@ inline void DotTileAt(const float* const* x, const TileColumn<Row>& column, floa
   }
 }
 
-template <typename Row>
-inline void DotColumn(const float* const* x, std::int64_t num_x, const TileColumn<Row>& column, float* out,
+template <typename X, typename W>
+inline void DotColumn(const typename X::Element* const* x, std::int64_t num_x, const TileColumn<W>& column, float* out,
                       std::int64_t out_stride, bool accumulate) {
   std::int64_t r = 0;
   for (; r + kTileRows <= num_x; r += kTileRows) {
-    DotTileAt<kTileRows, Row>(x + r, column, out + r * out_stride, out_stride, accumulate);
+    DotTileAt<kTileRows, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
   }
-  for (; r + 2 <= num_x; r += 2) DotTileAt<2, Row>(x + r, column, out + r * out_stride, out_stride, accumulate);
-  if (r < num_x) DotTileAt<1, Row>(x + r, column, out + r * out_stride, out_stride, accumulate);
+  for (; r + 2 <= num_x; r += 2) DotTileAt<2, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
+  if (r < num_x) DotTileAt<1, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
+}
+
+// The columns of w one after another, in their stored type.
+template <typename X, typename W>
+void DotColumns(const typename X::Element* const* x, std::int64_t num_x, const void* const* w, std::int64_t num_w,
+                std::int64_t k, float* out, std::int64_t out_stride, bool accumulate) {
+  for (std::int64_t j = 0; j < num_w; j += kTileCols) {
+    const auto row = [&](std::int64_t n) {
+      return static_cast<const typename W::Element*>(w[n < num_w ? n : num_w - 1]);
+    };
+    TileColumn<W> column{{}, {}, num_w - j, k};
+    for (int c = 0; c < kTileCols; ++c) {
+      column.w[c] = row(j + c);
+      column.next[c] = row(j + 2 * kTileCols + c);
+    }
+    DotColumn<X, W>(x, num_x, column, out + j, out_stride, accumulate);
+  }
 }
 
 template <typename Row>
@@ -111,31 +130,33 @@ void WidenRow(const void* row, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += kLanes) StoreUpTo(LoadUpTo<Row>(in + i, n - i), out + i, n - i);
 }
 
-// The columns of w one after another. With many x rows a 16-bit column is widened once into a panel in L1: the same
-// values, so the same sums.
+// With many x rows a 16-bit column is widened once into a panel in L1: the same values, so the same sums.
 template <typename Row>
 void Dots(const float* const* x, std::int64_t num_x, const void* const* w, std::int64_t num_w, std::int64_t k,
           float* out, std::int64_t out_stride, bool accumulate) {
   using Element = typename Row::Element;
-  const bool panel_pays = sizeof(Element) < sizeof(float) && num_x >= kPanelMinRows && k * kTileCols <= kPanelFloats;
+  if (sizeof(Element) == sizeof(float) || num_x < kPanelMinRows || k * kTileCols > kPanelFloats) {
+    DotColumns<F32Row, Row>(x, num_x, w, num_w, k, out, out_stride, accumulate);
+    return;
+  }
   alignas(64) float panel[kPanelFloats];
   for (std::int64_t j = 0; j < num_w; j += kTileCols) {
-    const auto row = [&](std::int64_t n) { return static_cast<const Element*>(w[n < num_w ? n : num_w - 1]); };
-    if (panel_pays) {
-      TileColumn<F32Row> column{{}, {}, num_w - j, k};
-      for (int c = 0; c < kTileCols; ++c) {
-        WidenRow<Row>(row(j + c), panel + c * k, k);
-        column.w[c] = column.next[c] = panel + c * k;
-      }
-      DotColumn<F32Row>(x, num_x, column, out + j, out_stride, accumulate);
-    } else {
-      TileColumn<Row> column{{}, {}, num_w - j, k};
-      for (int c = 0; c < kTileCols; ++c) {
-        column.w[c] = row(j + c);
-        column.next[c] = row(j + 2 * kTileCols + c);
-      }
-      DotColumn<Row>(x, num_x, column, out + j, out_stride, accumulate);
+    TileColumn<F32Row> column{{}, {}, num_w - j, k};
+    for (int c = 0; c < kTileCols; ++c) {
+      WidenRow<Row>(w[j + c < num_w ? j + c : num_w - 1], panel + c * k, k);
+      column.w[c] = column.next[c] = panel + c * k;
     }
+    DotColumn<F32Row, F32Row>(x, num_x, column, out + j, out_stride, accumulate);
+  }
+}
+
+// To nearest, ties to even; NaN stays NaN.
+void RoundBF16(const float* x, std::uint16_t* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16, nan = (bits >> 16) | 0x40U;
+    out[i] = static_cast<std::uint16_t>((bits & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
   }
 }
 
@@ -200,9 +221,10 @@ void SwiGlu(const float* gate, const float* up, float* out, std::int64_t n) {
 
 // ---- Attention ----------------------------------------------------------------------------------------------------
 
-float SoftmaxTerms(float* values, float scale, std::int64_t n) {
+float SoftmaxTerms(float* values, float scale, std::int64_t n, float* result) {
   const Lanes factor = Splat(scale);
-  float largest = values[0] * scale;
+  float& largest = *result;
+  largest = values[0] * scale;
   std::int64_t i = 0;
   if (n >= kLanes) {
     Lanes best = Mul(F32Row::Load(values), factor);
@@ -223,38 +245,37 @@ float SoftmaxTerms(float* values, float scale, std::int64_t n) {
   return SumOf(sum);
 }
 
-// A block of up to 2 * 16 columns and `heads` heads, kept in registers while the rows go by.
-template <int heads, int vectors>
+// Columns [first, first + vectors * 16) of `heads` heads, kept in registers while the rows go by. With `part` the last
+// vector is cut off at d.
+template <int heads, int vectors, bool part>
 inline void WeightedTile(const float* weights, std::int64_t weight_stride, const float* const* rows,
                          std::int64_t num_rows, std::int64_t first, std::int64_t d, float* out) {
+  const auto load = [d](const float* row, std::int64_t e) {
+    return part ? LoadUpTo<F32Row>(row + e, d - e) : F32Row::Load(row + e);
+  };
   Lanes acc[heads * vectors];
 #pragma GCC unroll 8
   for (int h = 0; h < heads; ++h) {
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      const std::int64_t e = first + v * kLanes;
-      acc[h * vectors + v] = LoadUpTo<F32Row>(out + h * d + e, d - e);
-    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) acc[h * vectors + v] = load(out + h * d, first + v * kLanes);
   }
   for (std::int64_t j = 0; j < num_rows; ++j) {
     Lanes value[vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      value[v] = LoadUpTo<F32Row>(rows[j] + first + v * kLanes, d - first - v * kLanes);
-    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) value[v] = load(rows[j], first + v * kLanes);
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
       const Lanes weight = Splat(weights[h * weight_stride + j]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) acc[h * vectors + v] = MulAdd(weight, value[v], acc[h * vectors + v]);
     }
   }
 #pragma GCC unroll 8
   for (int h = 0; h < heads; ++h) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       const std::int64_t e = first + v * kLanes;
-      StoreUpTo(acc[h * vectors + v], out + h * d + e, d - e);
+      StoreUpTo(acc[h * vectors + v], out + h * d + e, part ? d - e : kLanes);
     }
   }
 }
@@ -263,10 +284,13 @@ template <int heads>
 inline void WeightedHeads(const float* weights, std::int64_t weight_stride, const float* const* rows,
                           std::int64_t num_rows, std::int64_t d, float* out) {
   std::int64_t e = 0;
-  for (; e + 2 * kLanes <= d; e += 2 * kLanes) {
-    WeightedTile<heads, 2>(weights, weight_stride, rows, num_rows, e, d, out);
+  for (; e + kSumVectors * kLanes <= d; e += kSumVectors * kLanes) {
+    WeightedTile<heads, kSumVectors, false>(weights, weight_stride, rows, num_rows, e, d, out);
   }
-  for (; e < d; e += kLanes) WeightedTile<heads, 1>(weights, weight_stride, rows, num_rows, e, d, out);
+  for (; e + kLanes <= d; e += kLanes) {
+    WeightedTile<heads, 1, false>(weights, weight_stride, rows, num_rows, e, d, out);
+  }
+  if (e < d) WeightedTile<heads, 1, true>(weights, weight_stride, rows, num_rows, e, d, out);
 }
 
 void WeightedSum(const float* weights, std::int64_t weight_stride, std::int64_t heads, const float* const* rows,
@@ -277,9 +301,17 @@ void WeightedSum(const float* weights, std::int64_t weight_stride, std::int64_t 
       run(weights + h * weight_stride, weight_stride, rows, num_rows, d, out + h * d);
     }
   };
-  take(WeightedHeads<4>, 4);
+  take(WeightedHeads<kSumHeads>, kSumHeads);
   take(WeightedHeads<2>, 2);
   take(WeightedHeads<1>, 1);
+}
+
+void Merge(float* out, float scale, const float* other, float other_scale, std::int64_t n) {
+  const Lanes a = Splat(scale), b = Splat(other_scale);
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const Lanes scaled = Mul(LoadUpTo<F32Row>(out + i, n - i), a);
+    StoreUpTo(MulAdd(LoadUpTo<F32Row>(other + i, n - i), b, scaled), out + i, n - i);
+  }
 }
 
 void Scale(float* out, float scale, std::int64_t n) {
@@ -308,12 +340,19 @@ float MaxAndMoments(const float* values, std::int64_t n, double* sum, double* su
 const SimdKernels UNFOLD_SIMD_TABLE = {
     UNFOLD_SIMD_NAME,
     {Dots<F32Row>, Dots<F16Row>, Dots<BF16Row>},
+#if defined(UNFOLD_SIMD_PAIRS)
+    DotColumns<UNFOLD_SIMD_PAIRS, UNFOLD_SIMD_PAIRS>,
+#else
+    nullptr,
+#endif
+    RoundBF16,
     {WidenRow<F32Row>, WidenRow<F16Row>, WidenRow<BF16Row>},
     {ScaleRows<F32Row>, ScaleRows<F16Row>, ScaleRows<BF16Row>},
     {Rotate<F32Row>, Rotate<F16Row>, Rotate<BF16Row>},
     SwiGlu,
     SoftmaxTerms,
     WeightedSum,
+    Merge,
     Scale,
     MaxAndMoments,
     ExpRow,

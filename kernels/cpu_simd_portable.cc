@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kTileRows = 1;  // 12 of the 16 registers of the x86-64 baseline hold sums
 constexpr int kTileCols = 3;
+constexpr int kSumHeads = 3;
+constexpr int kSumVectors = 1;
 constexpr int kPanelFloats = 8192;
 constexpr std::int64_t kPanelMinRows = 4;
 
@@ -27,6 +29,8 @@ inline Lanes Each(Op op) {
 
 struct F32Row {
   using Element = float;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const float* p) {
     Lanes lanes;
     std::memcpy(lanes.v, p, sizeof(lanes.v));
@@ -38,6 +42,8 @@ struct F32Row {
 // subnormal needs, and all-ones exponents are set again.
 struct F16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const std::uint16_t* p) {
     return Each([p](int part) {
       U32x4 half;
@@ -52,6 +58,8 @@ struct F16Row {
 
 struct BF16Row {
   using Element = std::uint16_t;
+  using Vector = Lanes;
+  static constexpr std::int64_t kStep = 16;
   static Lanes Load(const std::uint16_t* p) {
     return Each([p](int part) {
       U32x4 wide;

@@ -112,17 +112,25 @@ class RefBackend final : public HostBackend {
     return Status::Ok();
   }
 
-  Status DoMatMul(const MatMulArgs& args) override {
+  Status DoMatMuls(std::span<const MatMulArgs> products) override {
+    for (const MatMulArgs& args : products) Product(args);
+    return Status::Ok();
+  }
+
+  static void Product(const MatMulArgs& args) {
+    const auto x = [&](Index i) {
+      const double value = At(args.x, i);
+      return args.compute == DType::kBF16 ? double{BF16ToF32(F32ToBF16(static_cast<float>(value)))} : value;
+    };
     const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
     for (Index t = 0; t < rows; ++t) {
       for (Index n = 0; n < columns; ++n) {
         float& out = args.out.as<float>()[t * columns + n];
         double sum = args.accumulate ? out : 0.0;
-        for (Index k = 0; k < inner; ++k) sum += At(args.x, t * inner + k) * At(args.weight, n * inner + k);
+        for (Index k = 0; k < inner; ++k) sum += x(t * inner + k) * At(args.weight, n * inner + k);
         out = static_cast<float>(sum);
       }
     }
-    return Status::Ok();
   }
 
   Status DoRope(const RopeArgs& args) override {

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// ThreadPool: splits index ranges over parked worker threads. Workers sleep on a futex between calls; nothing spins,
-// since cores are shared with the application.
+// ThreadPool: splits index ranges over worker threads. Cores are shared with the application and with other engines,
+// so nothing waits for a thread that the system has not scheduled: the caller takes ranges itself, and at the end waits
+// only for workers that are inside a range. A worker that comes late finds the call closed.
+//
+// Between calls a worker looks for the next one for at most 20 us, then sleeps on a futex; so does the caller at the
+// end. That is all an idle worker can take from others. (Measured, two Zen 4 cores, a call of two empty ranges: 0.4 us
+// with the worker awake. A sleeping one comes 10 to 40 us later; the caller works meanwhile.)
 //
 // Thread-compatible: one ParallelFor at a time.
 #ifndef UNFOLD_BASE_THREAD_POOL_H_
@@ -32,14 +37,17 @@ class ThreadPool {
  private:
   void WorkerLoop();
   void TakeRanges();
+  void WaitForWorkers();
 
   std::vector<std::thread> workers_;
   const std::function<void(std::int64_t, std::int64_t)>* body_ = nullptr;
   std::int64_t count_ = 0;
   std::int64_t grain_ = 1;
-  std::atomic<std::int64_t> next_{0};
-  std::atomic<std::uint32_t> generation_{0};  // bumped per call; workers wait for a change
-  std::atomic<std::uint32_t> busy_{0};        // workers that have not finished the current call
+  alignas(64) std::atomic<std::int64_t> next_{0};
+  // Generation of the call in the upper half, whether it is open, and the number of workers inside. A worker enters by
+  // adding one to an open gate; what it then reads of the call stays until it leaves.
+  alignas(64) std::atomic<std::uint32_t> gate_{0};
+  std::atomic<std::uint32_t> emptied_{0};  // bumped when the last worker leaves a closed gate
   std::atomic<bool> stop_{false};
 };
 

@@ -304,8 +304,8 @@ Status MatchStore(const EngineOptions& options, Store& store, LoadedModel& model
     UNFOLD_TRY_ASSIGN(model.kv_type, FingerprintKvType(stored));
   }
   if (options.kv_type) model.kv_type = *options.kv_type;
-  const std::string current =
-      MakeFingerprint(model.transformer->config(), model.gist, weights_hash, model.tokenizer_hash, model.kv_type);
+  const std::string current = MakeFingerprint(model.transformer->config(), model.gist, weights_hash,
+                                              model.tokenizer_hash, model.kv_type, model.transformer->compute());
   if (!stored.empty()) return CompareFingerprints(stored, current, options.store_path);
   if (options.access == StoreAccessMode::kReadOnly)
     return Status::NotFound(options.store_path + ": the store is empty");
@@ -316,6 +316,9 @@ Status CheckOptions(const EngineOptions& options) {
   if (options.kv_type && !IsKvType(*options.kv_type)) {
     return Status::InvalidArgument("kv_type must be f32, bf16 or int8, found " +
                                    std::string(DTypeName(*options.kv_type)));
+  }
+  if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
+    return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));
   }
   if (options.encode_batch_tokens < 1) return Status::InvalidArgument("encode_batch_tokens must be at least 1");
   if (options.max_queued_requests < 1) return Status::InvalidArgument("max_queued_requests must be at least 1");

@@ -7,7 +7,7 @@
 namespace unfold {
 
 std::string MakeFingerprint(const ModelConfig& model, const GistConfig& gist, std::string_view weights_hash,
-                            std::string_view tokenizer_hash, DType kv_type) {
+                            std::string_view tokenizer_hash, DType kv_type, DType compute) {
   const GistRules& rules = gist.rules;
   Json json;
   json["store_format"] = kStoreFormatVersion;
@@ -30,7 +30,7 @@ std::string MakeFingerprint(const ModelConfig& model, const GistConfig& gist, st
   json["document_template"] = gist.document_template;
   json["part_tokens"] = gist.part_tokens;
   json["kv_type"] = DTypeName(kv_type);
-  json["compute_type"] = "f32";
+  json["compute_type"] = DTypeName(compute);
   return json.dump();
 }
 

@@ -15,7 +15,7 @@ namespace unfold {
 
 // JSON, one field per dependency.
 std::string MakeFingerprint(const ModelConfig& model, const GistConfig& gist, std::string_view weights_hash,
-                            std::string_view tokenizer_hash, DType kv_type);
+                            std::string_view tokenizer_hash, DType kv_type, DType compute);
 
 // The KV type that a stored fingerprint names. Corruption when it is not readable.
 Result<DType> FingerprintKvType(std::string_view fingerprint);

@@ -70,7 +70,7 @@ Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {
   }
   auto loaded = std::make_unique<LoadedModel>();
   UNFOLD_TRY_ASSIGN(loaded->backend, MakeBackend(options.backend, options.num_threads));
-  UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend));
+  UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend, options.compute));
   UNFOLD_TRY(LoadText(options, *loaded));
   UNFOLD_TRY_ASSIGN(loaded->cache, UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
                                                      options.unfold_cache_bytes, options.block_cache_bytes));

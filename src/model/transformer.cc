@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace unfold {
+namespace {
+
+constexpr std::int64_t kFfnRows = 1024;
+
+}  // namespace
 
 Result<Tensor> ScratchBuffer::Get(Backend& backend, DType type, std::initializer_list<std::int64_t> shape) {
   const std::size_t bytes = Tensor(nullptr, type, shape).bytes();
@@ -22,10 +27,10 @@ Result<Tensor> ScratchBuffer::Upload(Backend& backend, std::span<const std::int3
   return device;
 }
 
-Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir, Backend& backend) {
+Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_dir, Backend& backend, DType compute) {
   UNFOLD_TRY_ASSIGN(ModelConfig config, LoadModelConfig(model_dir));
   UNFOLD_TRY_ASSIGN(SafeTensors checkpoint, SafeTensors::Open(model_dir));
-  std::unique_ptr<Transformer> model(new Transformer(std::move(config), std::move(checkpoint), backend));
+  std::unique_ptr<Transformer> model(new Transformer(std::move(config), std::move(checkpoint), backend, compute));
   UNFOLD_TRY_ASSIGN(model->weights_, BindWeights(model->checkpoint_, model->config_, backend));
   UNFOLD_TRY(model->BuildRope());
   return model;
@@ -84,26 +89,33 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   UNFOLD_TRY_ASSIGN(const Tensor v, v_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY(backend_.RmsNorm(
       {.x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY(Project(normed, weights.k, weights.k_bias, k));
-  UNFOLD_TRY(Project(normed, weights.v, weights.v_bias, v));
-  UNFOLD_TRY(NormHeads(weights.k_norm, k));
-  if (keys_only) return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
-
+  UNFOLD_TRY_ASSIGN(const MatMulArgs k_product, Projection(normed, weights.k, weights.k_bias, k));
+  UNFOLD_TRY_ASSIGN(const MatMulArgs v_product, Projection(normed, weights.v, weights.v_bias, v));
+  if (keys_only) {
+    const MatMulArgs products[] = {k_product, v_product};
+    UNFOLD_TRY(backend_.MatMuls(products));
+    UNFOLD_TRY(NormHeads(weights.k_norm, k));
+    return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
+  }
   UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
-  UNFOLD_TRY(Project(normed, weights.q, weights.q_bias, q));
+  UNFOLD_TRY_ASSIGN(const MatMulArgs q_product, Projection(normed, weights.q, weights.q_bias, q));
+  const MatMulArgs products[] = {k_product, v_product, q_product};
+  UNFOLD_TRY(backend_.MatMuls(products));
+  UNFOLD_TRY(NormHeads(weights.k_norm, k));
   UNFOLD_TRY(NormHeads(weights.q_norm, q));
   UNFOLD_TRY(attention.Attend(layer, heads(q, config_.heads), heads(k, config_.kv_heads), heads(v, config_.kv_heads),
                               heads(attended, config_.heads)));
-  UNFOLD_TRY(backend_.MatMul({.x = attended, .weight = weights.o, .accumulate = true, .out = hidden_view_}));
+  UNFOLD_TRY(backend_.MatMul(Product(attended, weights.o, hidden_view_, /*accumulate=*/true)));
   return RunFfn(weights, num_tokens);
 }
 
 // A bias stands in the output before the product is added to it: one rounding more, and no operation of its own.
-Status Transformer::Project(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out) {
+Result<MatMulArgs> Transformer::Projection(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                           const Tensor& out) {
   const bool has_bias = bias.data != nullptr;
   if (has_bias) UNFOLD_TRY(backend_.Embed({.table = bias, .ids = first_row_view_, .out = out}));
-  return backend_.MatMul({.x = x, .weight = weight, .accumulate = has_bias, .out = out});
+  return Product(x, weight, out, has_bias);
 }
 
 Status Transformer::NormHeads(const Tensor& weight, const Tensor& rows) {
@@ -112,16 +124,25 @@ Status Transformer::NormHeads(const Tensor& weight, const Tensor& rows) {
   return backend_.RmsNorm({.x = heads, .weight = weight, .epsilon = config_.norm_epsilon, .out = heads});
 }
 
+// In slices of rows: their memory does not grow with the pass, and rows do not see each other.
 Status Transformer::RunFfn(const LayerWeights& weights, std::int64_t num_tokens) {
-  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, DType::kF32, {num_tokens, config_.ffn_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_tokens, config_.ffn_dim}));
-  UNFOLD_TRY(backend_.RmsNorm(
-      {.x = hidden_view_, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.gate, .out = gate}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights.up, .out = up}));
+  for (std::int64_t begin = 0; begin < num_tokens; begin += kFfnRows) {
+    UNFOLD_TRY(RunFfnRows(weights, hidden_view_.Rows(begin, std::min(num_tokens, begin + kFfnRows))));
+  }
+  return Status::Ok();
+}
+
+Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden) {
+  const std::int64_t num_rows = hidden.dims[0];
+  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_rows, config_.model_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
+  UNFOLD_TRY(
+      backend_.RmsNorm({.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
+  const MatMulArgs products[] = {Product(normed, weights.gate, gate), Product(normed, weights.up, up)};
+  UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(backend_.SwiGlu({.gate = gate, .up = up, .out = gate}));
-  return backend_.MatMul({.x = gate, .weight = weights.down, .accumulate = true, .out = hidden_view_});
+  return backend_.MatMul(Product(gate, weights.down, hidden, /*accumulate=*/true));
 }
 
 Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
@@ -131,7 +152,7 @@ Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
                                .weight = weights_.final_norm,
                                .epsilon = config_.norm_epsilon,
                                .out = normed}));
-  UNFOLD_TRY(backend_.MatMul({.x = normed, .weight = weights_.output, .out = out}));
+  UNFOLD_TRY(backend_.MatMul(Product(normed, weights_.output, out)));
   logits.resize(config_.vocab_size);
   return backend_.Download(logits.data(), out);
 }

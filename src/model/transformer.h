@@ -42,11 +42,13 @@ class ScratchBuffer {
 // Thread-compatible: one pass at a time; it owns the activations.
 class Transformer {
  public:
-  // `backend` must outlive it.
-  static Result<std::unique_ptr<Transformer>> Load(const std::string& model_dir, Backend& backend);
+  // `backend` must outlive it. `compute` is that of MatMulArgs, for all products.
+  static Result<std::unique_ptr<Transformer>> Load(const std::string& model_dir, Backend& backend,
+                                                   DType compute = DType::kF32);
 
   const ModelConfig& config() const { return config_; }
   const SafeTensors& checkpoint() const { return checkpoint_; }
+  DType compute() const { return compute_; }
   const RopeTable& rope() const { return rope_; }
   Backend& backend() { return backend_; }
 
@@ -61,24 +63,29 @@ class Transformer {
   Status Logits(std::int64_t row, std::vector<float>& logits);
 
  private:
-  Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend)
-      : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend) {}
+  Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend, DType compute)
+      : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend), compute_(compute) {}
+  MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, bool accumulate = false) const {
+    return {.x = x, .weight = weight, .accumulate = accumulate, .out = out, .compute = compute_};
+  }
   Status BuildRope();
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
   Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
-  // out = x * weight^T + bias; a bias without data is none.
-  Status Project(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out);
+  Status RunFfnRows(const LayerWeights& weights, const Tensor& hidden);
+  // The product x * weight^T + bias, ready to run once the bias stands in `out`; a bias without data is none.
+  Result<MatMulArgs> Projection(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out);
   // RMS norm of each head of `rows` [T, heads * D], in place; a weight without data is none.
   Status NormHeads(const Tensor& weight, const Tensor& rows);
 
   ModelConfig config_;
   SafeTensors checkpoint_;
   Backend& backend_;
+  DType compute_;
   Weights weights_;
   Buffer rope_cos_, rope_sin_;
   RopeTable rope_;
-  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [T, F].
-  // first_row [T] is all zeros: the row of a bias that each token takes.
+  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
+  // slice, F]. first_row [T] is all zeros: the row of a bias that each token takes.
   ScratchBuffer ids_, first_row_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
   Tensor hidden_view_, first_row_view_;
 };

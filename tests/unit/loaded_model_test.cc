@@ -179,7 +179,8 @@ TEST_F(LoadedModelTest, TheFingerprintHoldsTheRotation) {
     options.model_path = files_.dir();
     options.num_threads = 1;
     const auto loaded = Must(LoadModel(options));
-    return MakeFingerprint(loaded->transformer->config(), loaded->gist, "w", loaded->tokenizer_hash, DType::kBF16);
+    return MakeFingerprint(loaded->transformer->config(), loaded->gist, "w", loaded->tokenizer_hash, DType::kBF16,
+                           DType::kF32);
   };
   const std::string plain = fingerprint("{}");
   const std::string linear = fingerprint(R"({"rope_scaling": {"type": "linear", "factor": 2}})");

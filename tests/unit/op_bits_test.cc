@@ -34,7 +34,7 @@ std::vector<std::string> RunAllOps(Backend& backend) {
   keep_tensor(backend.SwiGlu({gate, up, activated}), activated);
 
   GistBatch batch;
-  for (std::int64_t raw : {50, 3, 90}) AppendDocument(batch, random, {2, 4, 3, 3, 1}, raw);
+  for (std::int64_t raw : {50, 3, 2100, 90}) AppendDocument(batch, random, {2, 4, 3, 3, 1}, raw);
   const Guarded q = random.Make(DType::kF32, {batch.rows(), 7, 96}, 3),
                 k = random.Make(DType::kF32, {batch.rows(), 1, 96});
   const Guarded prefill(DType::kF32, {batch.rows(), 7, 96});

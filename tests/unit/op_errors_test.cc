@@ -59,6 +59,7 @@ TEST_P(OpErrors, Dense) {
     Refused(mul, &Backend::MatMul, "MatMul", field, change);
   };
   bad("x", [](MatMulArgs& a) { a.x = As(a.x, DType::kBF16); });
+  bad("compute", [](MatMulArgs& a) { a.compute = DType::kF16; });
   bad("x", [](MatMulArgs& a) { a.x = a.x.Reshape({2, 4, 2}); });
   bad("weight is f32[3, 8], expected f32|f16|bf16[any, 4]", [](MatMulArgs& a) { a.x = a.x.Reshape({4, 4}); });
   bad("weight", [](MatMulArgs& a) { a.weight = As(a.weight, DType::kInt8); });

@@ -74,34 +74,61 @@ TEST_P(OpSuite, RmsNormRowsStandAlone) {
   }
 }
 
-void CheckMatMul(Backend& backend, Backend& ref, Random& random, DType type, std::int64_t rows, std::int64_t inner,
-                 std::int64_t columns, bool accumulate, float magnitude) {
-  const Guarded x = random.Make(DType::kF32, {rows, inner}, magnitude), weight = random.Make(type, {columns, inner});
+constexpr DType kComputeTypes[] = {DType::kF32, DType::kBF16};
+
+// x as the product sees it.
+Guarded RoundedFor(DType compute, const Guarded& x) {
+  Guarded rounded = x;
+  if (compute == DType::kF32) return rounded;
+  for (std::int64_t i = 0; i < x.size(); ++i) rounded.f32()[i] = BF16ToF32(F32ToBF16(x[i]));
+  return rounded;
+}
+
+// The bound of MatMulArgs at out[t, n], without the part of what was there before. `x` is as rounded.
+double MatMulBound(const Tensor& x, const Tensor& weight, std::int64_t t, std::int64_t n, DType compute) {
+  const std::int64_t inner = x.dims[1];
+  const double x_norm = Norm(x, t, inner), w_norm = Norm(weight, n, inner);
+  const double subnormal = compute == DType::kF32 ? 0 : static_cast<double>(inner) * 0x1p-126 * (1 + x_norm + w_norm);
+  return (static_cast<double>(inner) + 2) * kEps * x_norm * w_norm + subnormal;
+}
+
+void CheckMatMul(Backend& backend, Backend& ref, Random& random, const MatMulArgs& shape, bool accumulate,
+                 float magnitude) {
+  const std::int64_t rows = shape.x.dims[0], inner = shape.x.dims[1], columns = shape.weight.dims[0];
+  const Guarded x = random.Make(DType::kF32, {rows, inner}, magnitude);
+  const Guarded weight = random.Make(shape.weight.dtype, {columns, inner});
   const Guarded before = random.Make(DType::kF32, {rows, columns}, 10);
   Guarded out(DType::kF32, {rows, columns}), want(DType::kF32, {rows, columns});
   if (accumulate) {
     std::memcpy(out.f32(), before.f32(), (*out).bytes());
     std::memcpy(want.f32(), before.f32(), (*want).bytes());
   }
-  ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, accumulate, out})));
-  ASSERT_TRUE(Succeeds(ref.MatMul({x, weight, accumulate, want})));
+  ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, accumulate, out, shape.compute})));
+  ASSERT_TRUE(Succeeds(ref.MatMul({x, weight, accumulate, want, shape.compute})));
+  const Guarded seen = RoundedFor(shape.compute, x);
   ASSERT_TRUE(Near(out, want,
                    [&](std::int64_t i) {
-                     const double norms = Norm(x, i / columns, inner) * Norm(weight, i % columns, inner);
-                     return (static_cast<double>(inner) + 2) * kEps * norms +
+                     return MatMulBound(seen, weight, i / columns, i % columns, shape.compute) +
                             (accumulate ? kEps * std::abs(before[i]) : 0);
                    }))
       << rows << " x " << inner << " x " << columns;
 }
 
+// A product of this shape: x [rows, inner], weight [columns, inner] of `type`.
+MatMulArgs Shape(DType type, DType compute, std::int64_t rows, std::int64_t inner, std::int64_t columns) {
+  return {Tensor(nullptr, DType::kF32, {rows, inner}), Tensor(nullptr, type, {columns, inner}), false, {}, compute};
+}
+
 TEST_P(OpSuite, MatMul) {
   Random random(4);
-  for (DType type : kWeightTypes) {
-    for (std::int64_t inner : kWidths) {
-      for (std::int64_t rows : kRowCounts) {
-        for (std::int64_t columns : {1, 3, 4, 6, 33}) {
-          CheckMatMul(*backend_, *ref_, random, type, rows, inner, columns, columns % 2 == 0, 1);
-          if (HasFatalFailure()) return;
+  for (DType compute : kComputeTypes) {
+    for (DType type : kWeightTypes) {
+      for (std::int64_t inner : kWidths) {
+        for (std::int64_t rows : kRowCounts) {
+          for (std::int64_t columns : {1, 3, 4, 6, 33}) {
+            CheckMatMul(*backend_, *ref_, random, Shape(type, compute, rows, inner, columns), columns % 2 == 0, 1);
+            if (HasFatalFailure()) return;
+          }
         }
       }
     }
@@ -111,12 +138,70 @@ TEST_P(OpSuite, MatMul) {
 // Over several row blocks and column blocks; over a row too long for the widened panel; with large magnitudes.
 TEST_P(OpSuite, MatMulManyTasks) {
   Random random(5);
-  for (DType type : kWeightTypes) {
-    CheckMatMul(*backend_, *ref_, random, type, 131, 33, 301, false, 1);
-    CheckMatMul(*backend_, *ref_, random, type, 14, 2777, 7, true, 1);
-    CheckMatMul(*backend_, *ref_, random, type, 20, 64, 40, false, 1e18F);
-    if (HasFatalFailure()) return;
+  for (DType compute : kComputeTypes) {
+    for (DType type : kWeightTypes) {
+      CheckMatMul(*backend_, *ref_, random, Shape(type, compute, 131, 33, 301), false, 1);
+      CheckMatMul(*backend_, *ref_, random, Shape(type, compute, 14, 2777, 7), true, 1);
+      CheckMatMul(*backend_, *ref_, random, Shape(type, compute, 20, 64, 40), false, 1e18F);
+      if (compute == DType::kBF16) {
+        CheckMatMul(*backend_, *ref_, random, Shape(type, compute, 20, 64, 40), false, 1e-38F);  // subnormal products
+      }
+      if (HasFatalFailure()) return;
+    }
   }
+}
+
+// Times one: the rounding of x itself, at ties, at the largest and smallest values, and at random.
+TEST_P(OpSuite, MatMulInBf16RoundsToNearestEven) {
+  Random random(32);
+  std::vector<std::uint32_t> bits = {0x3f808000, 0x3f818000, 0x3f808001, 0x3f807fff, 0xbf808000, 0x7f7fffff, 0x7f7f7fff,
+                                     0x00800000, 0x00808000, 0x7f800000, 0xff800000, 0x7f800001, 0x7fc00000, 0};
+  while (bits.size() < 4000) bits.push_back(static_cast<std::uint32_t>(random.Below(std::int64_t{1} << 32)));
+  const auto rows = static_cast<std::int64_t>(bits.size());
+  Guarded x(DType::kF32, {rows, 1}), one(DType::kBF16, {1, 1}), out(DType::kF32, {rows, 1});
+  std::memcpy(x.f32(), bits.data(), (*x).bytes());
+  one.u16()[0] = F32ToBF16(1.0F);
+  ASSERT_TRUE(Succeeds(backend_->MatMul({x, one, false, out, DType::kBF16})));
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const float want = BF16ToF32(F32ToBF16(x[t]));
+    if (std::isnan(want)) {
+      ASSERT_TRUE(std::isnan(out[t])) << std::hex << bits[t];
+    } else if (std::abs(want) < 0x1p-126F) {
+      ASSERT_LE(std::abs(out[t]), 0x1p-126F) << std::hex << bits[t];  // subnormal: zero is allowed
+    } else {
+      ASSERT_EQ(out[t], want) << std::hex << bits[t];
+    }
+  }
+}
+
+// Products done together have the bits they have alone: shared x, other x, other shapes, empty ones.
+TEST_P(OpSuite, MatMulsTogetherEqualMatMulsAlone) {
+  Random random(33);
+  for (DType compute : kComputeTypes) {
+    for (std::int64_t rows : {1, 37, 200}) {
+      const Guarded x = random.Make(DType::kF32, {rows, 100}), other = random.Make(DType::kF32, {rows, 64});
+      const Guarded a = random.Make(DType::kBF16, {301, 100}), b = random.Make(DType::kF16, {7, 100});
+      const Guarded c = random.Make(DType::kBF16, {40, 64}), d = random.Make(DType::kBF16, {65, 100});
+      std::vector<Guarded> together, alone;
+      for (std::int64_t columns : {301, 7, 40, 65, 0}) {
+        together.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{rows, columns});
+        alone.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{rows, columns});
+      }
+      const auto products = [&](const std::vector<Guarded>& out) {
+        return std::vector<MatMulArgs>{{x, a, false, out[0], compute},
+                                       {x, b, false, out[1], compute},
+                                       {other, c, false, out[2], compute},
+                                       {x, d, false, out[3], compute},
+                                       {x, (*a).Rows(0, 0), false, out[4], compute}};
+      };
+      ASSERT_TRUE(Succeeds(backend_->MatMuls(products(together))));
+      for (const MatMulArgs& product : products(alone)) ASSERT_TRUE(Succeeds(backend_->MatMul(product)));
+      for (std::size_t i = 0; i < alone.size(); ++i) {
+        ASSERT_TRUE(SameBits(together[i], alone[i]) && together[i].Intact()) << rows << " rows, product " << i;
+      }
+    }
+  }
+  ASSERT_TRUE(Succeeds(backend_->MatMuls({})));
 }
 
 TEST_P(OpSuite, MatMulOfSubnormalHalves) {
@@ -133,27 +218,34 @@ TEST_P(OpSuite, MatMulOfSubnormalHalves) {
       Near(out, want, [&](std::int64_t i) { return 66 * kEps * Norm(x, i / 5, 64) * Norm(weight, i % 5, 64); }));
 }
 
-TEST_P(OpSuite, MatMulRowsAndColumnsStandAlone) {
+void CheckRowsAndColumnsStandAlone(Backend& backend, DType type, DType compute) {
   Random random(7);
   constexpr std::int64_t kRows = 131, kColumns = 37;
-  for (DType type : kWeightTypes) {
-    for (std::int64_t inner : {std::int64_t{17}, std::int64_t{512}}) {
-      const Guarded x = random.Make(DType::kF32, {kRows, inner}), weight = random.Make(type, {kColumns, inner});
-      Guarded all(DType::kF32, {kRows, kColumns});
-      ASSERT_TRUE(Succeeds(backend_->MatMul({x, weight, false, all})));
-      for (std::int64_t rows : {1, 2, 3, 5, 6, 7, 12, 13, 37, 97}) {
-        const std::int64_t begin = random.Below(kRows - rows + 1);
-        Guarded part(DType::kF32, {rows, kColumns});
-        ASSERT_TRUE(Succeeds(backend_->MatMul({(*x).Rows(begin, begin + rows), weight, false, part})));
-        ASSERT_TRUE(SameBits(part, (*all).Rows(begin, begin + rows))) << rows << " rows from " << begin;
+  for (std::int64_t inner : {std::int64_t{17}, std::int64_t{512}}) {
+    const Guarded x = random.Make(DType::kF32, {kRows, inner}), weight = random.Make(type, {kColumns, inner});
+    Guarded all(DType::kF32, {kRows, kColumns});
+    ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, false, all, compute})));
+    for (std::int64_t rows : {1, 2, 3, 5, 6, 7, 12, 13, 37, 97}) {
+      const std::int64_t begin = random.Below(kRows - rows + 1);
+      Guarded part(DType::kF32, {rows, kColumns});
+      ASSERT_TRUE(Succeeds(backend.MatMul({(*x).Rows(begin, begin + rows), weight, false, part, compute})));
+      ASSERT_TRUE(SameBits(part, (*all).Rows(begin, begin + rows))) << rows << " rows from " << begin;
+    }
+    for (std::int64_t column = 0; column < kColumns; ++column) {
+      Guarded one(DType::kF32, {kRows, 1});
+      ASSERT_TRUE(Succeeds(backend.MatMul({x, (*weight).Rows(column, column + 1), false, one, compute})));
+      for (std::int64_t t = 0; t < kRows; ++t) {
+        ASSERT_TRUE(SameBits(one.f32() + t, all.f32() + t * kColumns + column, 4)) << "column " << column;
       }
-      for (std::int64_t column = 0; column < kColumns; ++column) {
-        Guarded one(DType::kF32, {kRows, 1});
-        ASSERT_TRUE(Succeeds(backend_->MatMul({x, (*weight).Rows(column, column + 1), false, one})));
-        for (std::int64_t t = 0; t < kRows; ++t) {
-          ASSERT_TRUE(SameBits(one.f32() + t, all.f32() + t * kColumns + column, 4)) << "column " << column;
-        }
-      }
+    }
+  }
+}
+
+TEST_P(OpSuite, MatMulRowsAndColumnsStandAlone) {
+  for (DType compute : kComputeTypes) {
+    for (DType type : kWeightTypes) {
+      CheckRowsAndColumnsStandAlone(*backend_, type, compute);
+      if (HasFatalFailure()) return;
     }
   }
 }
