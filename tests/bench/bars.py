@@ -12,8 +12,9 @@ import json
 import os
 import sys
 
-# GFLOP/s that the BLAS reached on the model's shapes, two Zen 4 cores: OpenBLAS in f32, oneDNN in bf16.
-BLAS_GFLOP_S = {"f32": 187, "bf16": 413}
+# Half of the GFLOP/s that the BLAS reached on the model's shapes, two Zen 4 cores: OpenBLAS 187 in f32, oneDNN 413 in
+# bf16.
+ENCODE_GFLOP_S = {"f32": 94, "bf16": 207}
 
 
 def read_lines(folder):
@@ -68,14 +69,16 @@ def bars(lines):
     ingest = next((line["summary"] for line in lines if "summary" in line), None)
     result = [("decode at 512 tokens: weight bytes over read bandwidth", field(decode, "share_of_read_bandwidth"), ">=",
                0.6)]
-    for compute, rate in BLAS_GFLOP_S.items():
+    for compute, rate in ENCODE_GFLOP_S.items():
         encode = find(lines, bench="encode", compute=compute)
-        result.append((f"encoding in {compute}, GFLOP/s", field(encode, "gflop_s"), ">=", round(rate / 2)))
+        result.append((f"encoding in {compute}, GFLOP/s", field(encode, "gflop_s"), ">=", rate))
     result += [
         ("decode over llama.cpp", ratio(decode, find(lines, bench="llama_cpp_decode")), ">=", 1.2),
         ("dense prefill over llama.cpp", ratio(prefill, find(lines, bench="llama_cpp_prefill")), ">=", 1.2),
         ("encoding 1k to 64k tokens, two levels: fastest over slowest", curve_spread(lines, 2), "<=", 1.3),
         ("encoding 1k to 64k tokens, one level: fastest over slowest", curve_spread(lines, 1), "", None),
+        ("two engines on the same cores: in turn over at once", field(find(lines, bench="two_engines"), "speed"), "",
+         None),
         ("ingest of the sample: wall over encoding", ingest and ingest["wall_s"] / ingest["encode_s"], "<=", 1.2),
         ("stored bytes over payload", payload_share(lines), "<=", 1.02),
     ]

@@ -10,7 +10,9 @@
 //   a raw token brings 1 + 1/8 rows (its share of a gist) and a little for titles.
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <string_view>
+#include <thread>
 
 #include "bench_common.h"
 #include "model/config.h"
@@ -91,15 +93,17 @@ class SpeedBench {
         encode_documents_(Documents(flags.docs, kEncodeTokens)),
         bandwidth_(flags.threads),
         context_engine_(OpenEngine(flags, kContextTokens)),
+        second_engine_(OpenEngine(flags, kContextTokens)),
         encode_engine_(OpenEngine(flags, 176)) {
     std::string text;
     for (const DocumentInput& document : encode_documents_) text += document.text + "\n";
     AddContext(*context_engine_, text);
+    AddContext(*second_engine_, text);
   }
 
   void Run() {
     Round();  // a warm-up
-    reads_ = bandwidth_share_ = dense_ = ssa_ = prefill_ = encode_ = Samples();
+    reads_ = bandwidth_share_ = dense_ = ssa_ = prefill_ = encode_ = sharing_ = Samples();
     for (int i = 0; i < flags_.runs; ++i) Round();
     Report();
   }
@@ -108,24 +112,38 @@ class SpeedBench {
   void Round() {
     const double bandwidth = bandwidth_.BytesPerSecond();
     reads_.Add(bandwidth);
-    const Answer dense = Ask(AnswerMode::kDense);
+    const Answer dense = Ask(*context_engine_, AnswerMode::kDense);
     const double step = dense.timings.decode_ms * 1e-3 / kAnswerSteps;
     dense_.Add(step);
     bandwidth_share_.Add(cost_.weight_bytes / step / bandwidth);
     context_tokens_ = static_cast<double>(dense.usage.prompt_tokens) + kAnswerSteps / 2.0;
     const auto computed = static_cast<double>(dense.usage.prompt_tokens - dense.usage.cached_tokens);
     prefill_.Add((dense.timings.place_ms + dense.timings.prefill_ms) * 1e-3 / computed);
-    ssa_.Add(Ask(AnswerMode::kSsa).timings.decode_ms * 1e-3 / kAnswerSteps);
+    ssa_.Add(Ask(*context_engine_, AnswerMode::kSsa).timings.decode_ms * 1e-3 / kAnswerSteps);
     Encode();
+    Share();
   }
 
-  Answer Ask(AnswerMode mode) {
+  // Two engines, each with all its threads, at once on the same cores, against one after the other.
+  void Share() {
+    const auto ask = [](Engine& engine) { (void)Ask(engine, AnswerMode::kDense); };
+    const double begin = SecondsNow();
+    ask(*context_engine_);
+    ask(*second_engine_);
+    const double middle = SecondsNow();
+    std::thread other(ask, std::ref(*second_engine_));
+    ask(*context_engine_);
+    other.join();
+    sharing_.Add((middle - begin) / (SecondsNow() - middle));
+  }
+
+  static Answer Ask(Engine& engine, AnswerMode mode) {
     AskOptions options;
     options.mode = mode;
     options.working_set.documents = {"context"};
     options.max_answer_tokens = kAnswerSteps + 1;
     options.ignore_end_token = true;
-    return Must(context_engine_->Ask("context", kQuestion, options));
+    return Must(engine.Ask("context", kQuestion, options));
   }
 
   void Encode() {
@@ -170,6 +188,11 @@ class SpeedBench {
     ssa["tokens_s"] = 1 / ssa_.Median();
     Print(ssa);
 
+    Json sharing = BeginLine("two_engines", flags_);
+    sharing["what"] = "a question to each of two engines: seconds one after the other over seconds at once";
+    sharing_.Write("speed", 1, sharing);
+    Print(sharing);
+
     Json prefill = BeginLine("prefill", flags_);
     prefill["mode"] = "dense";
     prefill_.Write("us_a_token", 1e6, prefill);
@@ -190,9 +213,9 @@ class SpeedBench {
   ModelCost cost_;
   std::vector<DocumentInput> encode_documents_;
   ReadBandwidth bandwidth_;
-  std::unique_ptr<Engine> context_engine_, encode_engine_;
+  std::unique_ptr<Engine> context_engine_, second_engine_, encode_engine_;
   double context_tokens_ = 0, rows_per_token_ = 0;
-  Samples reads_, bandwidth_share_, dense_, ssa_, prefill_, encode_;
+  Samples reads_, bandwidth_share_, dense_, ssa_, prefill_, encode_, sharing_;
 };
 
 }  // namespace

@@ -146,6 +146,7 @@ TEST_F(DamagedStore, AStoreOfAnotherModelIsRefused) {
       {WithModel({"--sink-size", "2"}), "sink_size (stored 3, now 2)"},
       {WithModel({"--part-tokens", "64"}), "part_tokens (stored 176, now 64)"},
       {WithModel({"--kv-type", "f32"}), "kv_type (stored \"bf16\", now \"f32\")"},
+      {WithModel({"--compute", "bf16"}), "compute_type (stored \"f32\", now \"bf16\")"},
   };
   Write("docs/more.txt", "One more text, about a ferry.");
   for (const auto& [rest, difference] : cases) {

@@ -35,6 +35,7 @@ struct Kind {
   std::string name;
   DType kv_type;
   std::string gist_overrides;
+  DType compute = DType::kF32;
 };
 void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
@@ -43,6 +44,7 @@ EngineOptions Options(const std::string& store, const Kind& kind, int batch_toke
   options.store_path = store;
   options.model_path = golden::kModelDir;
   options.kv_type = kind.kv_type;
+  options.compute = kind.compute;
   options.gist_overrides = kind.gist_overrides;
   options.encode_batch_tokens = batch_tokens;
   return options;
@@ -188,7 +190,8 @@ const char kSections[] = R"({"chunk_size": 4, "section_size": 4, "gist_tokens": 
 INSTANTIATE_TEST_SUITE_P(Kinds, KvReuse,
                          testing::Values(Kind{"f32", DType::kF32, ""}, Kind{"bf16", DType::kBF16, ""},
                                          Kind{"int8", DType::kInt8, ""}, Kind{"sections_f32", DType::kF32, kSections},
-                                         Kind{"sections_int8", DType::kInt8, kSections}),
+                                         Kind{"sections_int8", DType::kInt8, kSections},
+                                         Kind{"bf16_products", DType::kBF16, "", DType::kBF16}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

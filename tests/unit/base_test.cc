@@ -185,6 +185,22 @@ TEST(ThreadPool, WorkReachesOtherThreads) {
   EXPECT_EQ(inside, 2);
 }
 
+// Ten pools of four threads on whatever cores there are: nobody waits for a thread that gets no core.
+TEST(ThreadPool, ManyPoolsShareTheCores) {
+  std::vector<std::thread> engines;
+  std::atomic<std::int64_t> total = 0;
+  for (int engine = 0; engine < 10; ++engine) {
+    engines.emplace_back([&total] {
+      ThreadPool pool(4);
+      for (int call = 0; call < 500; ++call) {
+        pool.ParallelFor(8, 1, [&](std::int64_t begin, std::int64_t end) { total += end - begin; });
+      }
+    });
+  }
+  for (std::thread& engine : engines) engine.join();
+  EXPECT_EQ(total, 10 * 500 * 8);
+}
+
 TEST(ThreadPool, StartsAndStopsIdle) {
   for (int i = 0; i < 200; ++i) ThreadPool pool(1 + i % 4);
   EXPECT_GE(ThreadPool(0).size(), 1);

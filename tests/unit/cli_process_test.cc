@@ -41,6 +41,7 @@ TEST_F(Cli, AWrongCommandLineExitsWith2) {
       {WithModel({"ask", "q", "--chunk-size", "x"}), "--chunk-size"},
       {WithModel({"ask", "q", "--backend", "abacus"}), "--backend"},
       {WithModel({"ask", "q", "--kv-type", "f64"}), "--kv-type"},
+      {WithModel({"ask", "q", "--compute", "f16"}), "--compute"},
       {WithModel({"eval", "--questions", "q.jsonl", "--mode", "open"}), "--mode"},
       {WithModel({"ingest"}), "path"},
   };

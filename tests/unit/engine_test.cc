@@ -425,6 +425,11 @@ TEST_F(EngineStoreTest, FingerprintCoversWhatKvDependsOn) {
   EngineOptions other = OnDisk();
   other.kv_type = DType::kF32;
   EXPECT_EQ(Engine::Open(other).status().code(), StatusCode::kIncompatible);
+  other = OnDisk();
+  other.compute = DType::kBF16;
+  EXPECT_EQ(Engine::Open(other).status().code(), StatusCode::kIncompatible);
+  other.compute = DType::kF16;
+  EXPECT_EQ(Engine::Open(other).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST_F(EngineStoreTest, ReadersWorkBesideTheWriterAndCannotWrite) {

@@ -2,7 +2,3 @@ unfold_test(NAME op_suite_test LABEL unit TIMEOUT 600
   SOURCES unit/op_suite_test.cc unit/op_attention_test.cc unit/op_route_test.cc unit/op_bits_test.cc
           unit/op_errors_test.cc
   LIBS unfold_kernels)
-
-# Not a test: prints JSON lines. Build it by name.
-add_executable(op_bench EXCLUDE_FROM_ALL bench/op_bench.cc)
-target_link_libraries(op_bench PRIVATE unfold_kernels)
