@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr std::uint32_t kMaxSourceBytes = INT32_MAX;
+constexpr std::string_view kEntityCharacters = "#0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz;";
 constexpr int kLongTextBytes = 900;  // the parser gives longer texts in pieces of about 1000 bytes
 
 std::string_view View(const xmlChar* text) {
@@ -73,6 +74,13 @@ class HtmlEvents {
   }
   bool StandsAt(std::uint32_t at, std::string_view text) const {
     return at >= done_ && source_.substr(std::min<std::size_t>(at, source_.size()), text.size()) == text;
+  }
+  // Whether what has been passed since the last text ends with what looks like an entity.
+  bool EndsWithEntity(std::uint32_t here) const {
+    const std::string_view passed = source_.substr(done_, here - std::min(done_, here));
+    const std::size_t ampersand = passed.rfind('&');
+    return ampersand != std::string_view::npos &&
+           passed.find_first_not_of(kEntityCharacters, ampersand + 1) == std::string_view::npos;
   }
   bool IsLeftOut(HtmlRule rule, const xmlChar** attributes) const;
   // The parser keeps two places for an attribute, in an array of 22 that doubles until the longest tag has room.
@@ -146,8 +154,9 @@ void HtmlEvents::Text(std::string_view text) {
   const std::uint32_t here = Here();
   const auto size = static_cast<std::uint32_t>(text.size());
   if (here >= size && StandsAt(here - size, text)) return Copy(text, here - size);
-  // A long text is given when the parser stands at its last character, and a lone < when it stands there.
-  const std::uint32_t longest = size >= kLongTextBytes ? 4 : text == "<" ? 1 : 0;
+  // A long text is given when the parser stands at its last character, and a lone < when it stands there (not one that
+  // an entity without its semicolon gave, in front of a < of its own).
+  const std::uint32_t longest = size >= kLongTextBytes ? 4 : text == "<" && !EndsWithEntity(here) ? 1 : 0;
   for (std::uint32_t ahead = 1; ahead <= longest; ++ahead) {
     if (here + ahead >= size && StandsAt(here + ahead - size, text)) return Copy(text, here + ahead - size);
   }

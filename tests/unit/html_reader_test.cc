@@ -101,6 +101,7 @@ TEST(HtmlReader, EntitiesAreDecoded) {
   EXPECT_EQ(Text("caf&eacute; &amp; &#x1F600; &#26085; &lt;b&gt; &quot;q&apos;"),
             "caf\u00e9 & \U0001F600 \u65e5 <b> \"q'");
   EXPECT_EQ(Text("AT&T a & b &unknown; &amp;amp; 1 < 2 <3"), "AT&T a & b &unknown; &amp; 1 < 2 <3");
+  EXPECT_EQ(Text("&#60<b>x</b>&#60;<&#x3c<"), "<x<<<<");
   const HtmlText html = Read("<p>caf&eacute;s");
   ASSERT_EQ(html.pieces.size(), 3U);
   EXPECT_EQ(html.pieces[0], (PieceSpan{0, 3, 3, 6}));
