@@ -10,6 +10,7 @@
 #include "apps/answer_stream.h"
 #include "apps/cli.h"
 #include "apps/format.h"
+#include "apps/history.h"
 #include "apps/interrupt.h"
 #include "apps/json_output.h"
 
@@ -22,6 +23,7 @@ struct AskFlags {
   StoreFlags store;
   ModelFlags model;
   std::string question;
+  std::string history;  // a file; empty: none
   AskOptions options;
   std::uint64_t unfold_cache_bytes = EngineOptions().unfold_cache_bytes;
   std::uint64_t block_cache_bytes = EngineOptions().block_cache_bytes;
@@ -113,7 +115,8 @@ void PrintJson(const Answer& answer, bool show_unfold) {
                {"routed", RoutedJson(answer.routed)},
                {"placed", answer.placed},
                {"unfolded_share", answer.unfolded_share},
-               {"question_truncated", answer.question_truncated}};
+               {"question_truncated", answer.question_truncated},
+               {"turns_dropped", answer.num_turns_dropped}};
   if (show_unfold) json["unfolded"] = UnfoldedJson(answer.unfolded);
   PrintJsonLine(json);
 }
@@ -147,6 +150,13 @@ void PrintUnfolded(const std::vector<UnfoldedHead>& heads) {
 
 void PrintFigures(const Answer& answer) {
   if (answer.question_truncated) std::fprintf(stderr, "note: the question was cut at max_question_tokens\n");
+  if (answer.num_turns_dropped > 0) {
+    std::fprintf(stderr,
+                 "note: the history is longer than max_question_tokens leaves room for: its first %s left out\n",
+                 (Plural(static_cast<std::uint64_t>(answer.num_turns_dropped), "turn") +
+                  (answer.num_turns_dropped == 1 ? " was" : " were"))
+                     .c_str());
+  }
   std::fprintf(stderr, "%s, the first after %s ms, then %s tokens/s; %s of %s unfolded in %s\n",
                Plural(answer.tokens.size(), "token").c_str(), Fixed(answer.timings.ttft_ms, 1).c_str(),
                Fixed(answer.timings.tokens_per_second, 1).c_str(),
@@ -186,6 +196,11 @@ int Run(AskFlags flags) {
   if (!engine_options.ok()) return FailUsage(engine_options.status().message());
   engine_options->unfold_cache_bytes = flags.unfold_cache_bytes;
   engine_options->block_cache_bytes = flags.block_cache_bytes;
+  if (!flags.history.empty()) {
+    auto history = ReadHistory(flags.history);
+    if (!history.ok()) return Fail(history.status());
+    flags.options.history = *std::move(history);
+  }
   const auto engine = Engine::Open(*engine_options);
   if (!engine.ok()) return Fail(engine.status());
   const Interrupt interrupt;  // only now: until here Ctrl-C may end the process at once
@@ -255,6 +270,8 @@ CommandRun AddAsk(CLI::App& command) {
       ->type_name("TEXT");
   AddStoreFlag(command, flags->store);
   AddCollectionFlag(command, flags->store)->required();
+  command.add_option("--history", flags->history, "earlier turns: [{\"role\": \"user\", \"content\": \"...\"}, ...]")
+      ->type_name("FILE.json");
   AddSelection(command, *flags);
   command.add_option("--timeout", flags->timeout_seconds, "give up after this long; loading the model does not count")
       ->check(CheckPositive)

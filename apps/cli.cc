@@ -68,7 +68,7 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags) {
   command
       .add_option("--kv-type", flags.kv_type,
                   "type of stored keys and values; a new store has bf16 unless told, and keeps it")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}))
       ->type_name("TYPE")
       ->group(kGroup);
   const auto table = GistFlags();
@@ -91,7 +91,9 @@ Result<EngineOptions> MakeEngineOptions(const StoreFlags& store, const ModelFlag
   options.backend = model.backend;
   options.num_threads = model.num_threads;
   options.compute = model.compute == "f32" ? DType::kF32 : DType::kBF16;
-  if (!model.kv_type.empty()) options.kv_type = model.kv_type == "f32" ? DType::kF32 : DType::kBF16;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
+    if (model.kv_type == DTypeName(type)) options.kv_type = type;
+  }
   std::vector<std::pair<const GistFlag*, std::string>> given;
   for (std::size_t i = 0; i < model.gist_options.size(); ++i) {
     if (model.gist_options[i]->count() > 0) given.emplace_back(&GistFlags()[i], model.gist_texts[i]);

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "apps/cli.h"
@@ -32,10 +33,12 @@ struct Mode {
   std::string name;
   AnswerMode mode;
   ModeSummary summary;
+  std::optional<std::vector<TokenId>> answer;  // to the question at hand
 };
 
 AnswerMode ModeOf(const std::string& name) {
   if (name == "dense") return AnswerMode::kDense;
+  if (name == "fresh") return AnswerMode::kFresh;
   return name == "closed" ? AnswerMode::kClosed : AnswerMode::kSsa;
 }
 
@@ -45,7 +48,7 @@ std::vector<Mode> MakeModes(std::vector<std::string> names) {
   std::vector<Mode> modes;
   for (const std::string& name : names) {
     const bool is_new = std::none_of(modes.begin(), modes.end(), [&](const Mode& mode) { return mode.name == name; });
-    if (is_new) modes.push_back({name, ModeOf(name), {}});
+    if (is_new) modes.push_back({name, ModeOf(name), {}, {}});
   }
   return modes;
 }
@@ -104,6 +107,7 @@ class EvalRun {
       for (Mode& mode : modes_) {
         if (!interrupt.requested()) AnswerOne(question, mode, interrupt);
       }
+      CompareWithFresh();
       ++num_done_;
       if (interrupt.requested()) break;
     }
@@ -117,11 +121,13 @@ class EvalRun {
 
  private:
   void AnswerOne(const EvalQuestion& question, Mode& mode, const Interrupt& interrupt) {
+    mode.answer.reset();
     const AskOptions options = OptionsFor(flags_, question, mode.mode);
     const auto answer = engine_.Ask(flags_.store.collection, question.question, options);
     if (answer.ok()) {
       const EvalResult result = Score(question, mode.mode, *answer);
       mode.summary.Add(result);
+      mode.answer = answer->tokens;
       progress_.Update([&] { return Plural(num_done_, "question") + " of " + std::to_string(questions_.size()); });
       if (flags_.json) PrintResult(mode, question, *answer, result);
       return;
@@ -131,6 +137,16 @@ class EvalRun {
     progress_.Print(OneLine(mode.name + ": " + question.question + ": " + answer.status().ToString()));
     if (flags_.json) {
       PrintJsonLine({{"mode", mode.name}, {"question", question.question}, {"error", answer.status().ToString()}});
+    }
+  }
+
+  // What storing costs in answers: how many are those of KV that was never stored.
+  void CompareWithFresh() {
+    const auto fresh =
+        std::find_if(modes_.begin(), modes_.end(), [](const Mode& mode) { return mode.name == "fresh"; });
+    if (fresh == modes_.end() || !fresh->answer) return;
+    for (Mode& mode : modes_) {
+      if (mode.answer) mode.summary.CompareWithFresh(*mode.answer == *fresh->answer);
     }
   }
 
@@ -147,22 +163,23 @@ class EvalRun {
       const char* key;
       int num_decimals;
     };
-    constexpr std::array<Column, 9> kColumns = {{{"questions", "questions", 0},
-                                                 {"em", "em", 3},
-                                                 {"f1", "f1", 3},
-                                                 {"recall@1", "recall_at_1", 3},
-                                                 {"recall@5", "recall_at_5", 3},
-                                                 {"recall@10", "recall_at_10", 3},
-                                                 {"unfolded", "unfolded_share", 3},
-                                                 {"ttft ms", "ttft_ms_p50", 1},
-                                                 {"tokens/s", "tokens_per_s", 1}}};
+    constexpr std::array<Column, 10> kColumns = {{{"questions", "questions", 0},
+                                                  {"em", "em", 3},
+                                                  {"f1", "f1", 3},
+                                                  {"recall@1", "recall_at_1", 3},
+                                                  {"recall@5", "recall_at_5", 3},
+                                                  {"recall@10", "recall_at_10", 3},
+                                                  {"unfolded", "unfolded_share", 3},
+                                                  {"ttft ms", "ttft_ms_p50", 1},
+                                                  {"tokens/s", "tokens_per_s", 1},
+                                                  {"as fresh", "same_as_fresh", 3}}};
     std::printf("%-7s", "mode");
     for (const Column& column : kColumns) std::printf(" %9s", column.title);
     std::printf("\n");
     for (const auto& [mode, figures] : summary.items()) {
       std::printf("%-7s", mode.c_str());
       for (const Column& column : kColumns) {
-        const Json& figure = figures.at(column.key);
+        const Json figure = figures.value(column.key, Json());
         const std::string text = figure.is_null() ? "-" : Fixed(figure.get<double>(), column.num_decimals);
         std::printf(" %9s", text.c_str());
       }
@@ -198,8 +215,8 @@ CommandRun AddEval(CLI::App& command) {
   command.add_option("--questions", flags->questions, "JSON lines: question, answers, document, documents")
       ->required()
       ->type_name("FILE.jsonl");
-  AddRepeatable(command, "--mode", flags->modes, "ssa (default), dense or closed")
-      ->check(CLI::IsMember({"ssa", "dense", "closed"}))
+  AddRepeatable(command, "--mode", flags->modes, "ssa (default), dense, fresh or closed")
+      ->check(CLI::IsMember({"ssa", "dense", "fresh", "closed"}))
       ->type_name("MODE");
   command.add_option("--limit", flags->limit, "only this many questions; 0: all")->type_name("N");
   command
@@ -218,6 +235,9 @@ CommandRun AddEval(CLI::App& command) {
   command.footer(
       "ttft_ms is the time to the first token, without routing where that only fills `routed`: fixed documents and\n"
       "closed. ttft_ms_p50 is its median. tokens_per_s is all decode steps after first tokens over all their time.\n"
+      "Mode fresh encodes the same documents anew with f32 KV; \"as fresh\" is the share of answers that equal its "
+      "own\n"
+      "token for token: what the store's --kv-type costs.\n"
       "Example:\n"
       "  unfold eval --store kb --collection notes --model gist-mini --questions q.jsonl --mode ssa --mode dense");
   return [flags] { return Run(*flags); };

@@ -2,12 +2,9 @@
 #include "apps/eval_questions.h"
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdio>
-#include <system_error>
 
 #include "apps/json_output.h"
+#include "apps/text_file.h"
 
 namespace unfold::cli {
 namespace {
@@ -66,21 +63,7 @@ Result<std::vector<EvalQuestion>> ParseQuestions(std::string_view text, const st
 }
 
 Result<std::vector<EvalQuestion>> ReadQuestions(const std::string& path) {
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) {
-    const int error = errno;
-    const std::string message = path + ": " + std::generic_category().message(error);
-    return error == ENOENT ? Status::NotFound(message) : Status::Io(message);
-  }
-  std::string text;
-  std::array<char, 65536> buffer;
-  errno = 0;
-  for (std::size_t size; (size = std::fread(buffer.data(), 1, buffer.size(), file)) > 0;) {
-    text.append(buffer.data(), size);
-  }
-  const int error = std::ferror(file) != 0 ? errno : 0;
-  std::fclose(file);
-  if (error != 0) return Status::Io(path + ": " + std::generic_category().message(error));
+  UNFOLD_TRY_ASSIGN(const std::string text, ReadTextFile(path));
   return ParseQuestions(text, path);
 }
 

@@ -41,6 +41,11 @@ void ModeSummary::Add(const EvalResult& result) {
   decode_ms_ += result.decode_ms;
 }
 
+void ModeSummary::CompareWithFresh(bool same) {
+  ++num_compared_;
+  if (same) ++num_same_;
+}
+
 Json ModeSummary::ToJson() const {
   Json json;
   json["questions"] = num_questions_;
@@ -54,6 +59,7 @@ Json ModeSummary::ToJson() const {
   json["unfolded_share"] = NumberOrNull(Mean(unfolded_share_sum_, num_questions_));
   json["ttft_ms_p50"] = NumberOrNull(Median(ttft_ms_));
   json["tokens_per_s"] = decode_ms_ > 0 ? Json(decode_steps_ / decode_ms_ * 1000) : Json(nullptr);
+  if (num_compared_ > 0) json["same_as_fresh"] = *Mean(static_cast<double>(num_same_), num_compared_);
   return json;
 }
 

@@ -29,10 +29,13 @@ class ModeSummary {
  public:
   void Add(const EvalResult& result);
   void AddFailure() { ++num_failed_; }
+  // Whether an answer equals that of mode fresh, token for token.
+  void CompareWithFresh(bool same);
 
   std::uint64_t num_failed() const { return num_failed_; }
   // {questions, em, f1, recall_at_1, recall_at_5, recall_at_10, unfolded_share, ttft_ms_p50, tokens_per_s}; null where
-  // no question had what it takes; `failed` too when a question could not be answered.
+  // no question had what it takes. Also `failed` when a question could not be answered, and `same_as_fresh` when
+  // answers were compared with that mode's.
   Json ToJson() const;
 
  private:
@@ -40,6 +43,7 @@ class ModeSummary {
   static constexpr std::array<std::size_t, 3> kRecallPlaces = {1, 5, 10};
 
   std::uint64_t num_questions_ = 0, num_failed_ = 0, num_scored_ = 0, num_gold_ = 0;
+  std::uint64_t num_compared_ = 0, num_same_ = 0;
   double em_sum_ = 0, f1_sum_ = 0, unfolded_share_sum_ = 0;
   std::array<std::uint64_t, kRecallPlaces.size()> num_found_ = {};
   std::vector<double> ttft_ms_;

@@ -35,6 +35,7 @@ std::optional<TextFormat> FormatOf(const fs::path& path) {
   for (char& c : extension) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
   if (extension == ".txt") return TextFormat::kPlain;
   if (extension == ".md") return TextFormat::kMarkdown;
+  if (extension == ".html" || extension == ".htm") return TextFormat::kHtml;
   return std::nullopt;
 }
 
@@ -171,11 +172,12 @@ void Walker::AddArgument(const std::string& argument) {
     const std::size_t num_before = result_.files.size(), num_problems = result_.problems.size();
     WalkFolder(folder, glob);
     if (result_.files.size() == num_before && result_.problems.size() == num_problems) {
-      result_.problems.push_back({.name = argument,
-                                  .path = path,
-                                  .num_bytes = 0,
-                                  .format = TextFormat::kPlain,
-                                  .status = Status::NotFound(argument + ": matches no .txt or .md file")});
+      result_.problems.push_back(
+          {.name = argument,
+           .path = path,
+           .num_bytes = 0,
+           .format = TextFormat::kPlain,
+           .status = Status::NotFound(argument + ": matches no " + std::string(kFileTypes) + " file")});
     }
     return;
   }

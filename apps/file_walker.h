@@ -6,12 +6,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "unfold/base.h"
 #include "unfold/options.h"
 
 namespace unfold::cli {
+
+inline constexpr std::string_view kFileTypes = ".txt, .md or .html";  // and .htm
 
 struct FoundFile {
   std::string name;  // of its document: relative to the folder given, '/' between folders
@@ -29,13 +32,13 @@ struct WalkOptions {
 struct WalkResult {
   std::vector<FoundFile> files;          // in the order of the arguments, each folder by name; no name twice
   std::vector<FoundFile> problems;       // paths that do not exist and folders that cannot be read; `name` is the path
-  std::vector<std::string> other_types;  // files given by themselves that are not .txt or .md
+  std::vector<std::string> other_types;  // files given by themselves that are none of kFileTypes
   std::uint64_t num_other_types = 0;     // files of other types inside folders
   std::vector<std::filesystem::path> roots;  // folders that names are relative to
   bool has_folder = false;                   // at least one argument is a folder that exists
 };
 
-// Takes .txt and .md files (any case). Hidden files and folders inside a folder are left out; a folder that can be
+// Takes files of kFileTypes (any case). Hidden files and folders inside a folder are left out; a folder that can be
 // reached twice through symbolic links is walked once, and none that holds the folder given. An argument that does not
 // exist and holds * ? or [ is a glob over files, relative to its leading part without them. InvalidArgument when two
 // files would have one name.

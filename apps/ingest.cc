@@ -158,14 +158,15 @@ int Run(const IngestFlags& flags) {
   const auto options = MakeEngineOptions(flags.store, flags.model, StoreAccessMode::kReadWrite);
   if (!options.ok()) return FailUsage(options.status().message());
   IngestReport report(flags.json, flags.quiet);
-  for (const std::string& path : found->other_types) report.Skipped(path, "not a .txt or .md file");
+  for (const std::string& path : found->other_types) report.Skipped(path, "not a " + std::string(kFileTypes) + " file");
   if (found->num_other_types > 0) {
-    report.Note(Plural(found->num_other_types, "file") + " of other types than .txt and .md left out");
+    report.Note(Plural(found->num_other_types, "file") + " of other types than " + std::string(kFileTypes) +
+                " left out");
   }
   if (found->files.empty() && !(flags.prune && found->has_folder)) {
     for (const FoundFile& problem : found->problems) report.Failed(problem.name, problem.status);
     report.Summary(/*complete=*/false);
-    return Fail(Status::NotFound("no .txt or .md file in the paths given"));
+    return Fail(Status::NotFound("no " + std::string(kFileTypes) + " file in the paths given"));
   }
   for (const FoundFile& file : found->files) {
     report.Expect(file.name, IsReadable(file, flags.max_document_bytes) ? file.num_bytes : 0);
@@ -183,7 +184,7 @@ int Run(const IngestFlags& flags) {
 
 CommandRun AddIngest(CLI::App& command) {
   auto flags = std::make_shared<IngestFlags>();
-  command.add_option("path", flags->paths, "files (.txt, .md), folders, or globs such as 'docs/**/*.md'")
+  command.add_option("path", flags->paths, "files (.txt, .md, .html), folders, or globs such as 'docs/**/*.md'")
       ->required()
       ->type_name("PATH");
   AddStoreFlag(command, flags->store);

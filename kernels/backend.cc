@@ -45,26 +45,56 @@ void CheckSequences(ArgCheck& check, const GistPrefillArgs& args, std::int64_t r
   }
 }
 
-// Segments and gist keys: what GistScore reads. Returns the number of chunks.
-std::int64_t CheckSegments(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim) {
-  check.Shape("context.gist_k", context.gist_k, kF32, {kv_heads, kAny, head_dim});
-  const std::int64_t chunks = check.ok() ? context.gist_k.dims[1] : 0;
-  const auto documents = static_cast<std::int64_t>(context.segment_offset.size());
-  check.Bounds("context.segment_chunk", context.segment_chunk, documents, chunks);
-  return chunks;
+// Level `level` of the gists: keys, segments, children. Returns its number of gists.
+std::int64_t CheckLevel(ArgCheck& check, const ContextView& context, int level, std::int64_t kv_heads,
+                        std::int64_t head_dim) {
+  const GistLevel& gists = context.gists[level];
+  check.Shape("context.gists.k", gists.k, kF32, {kv_heads, kAny, head_dim});
+  const std::int64_t count = check.ok() ? gists.k.dims[1] : 0;
+  check.Bounds("context.gists.segment", gists.segment, static_cast<std::int64_t>(context.segment_offset.size()), count);
+  if (level > 0 && check.ok()) {
+    check.Bounds("context.gists.child", gists.child, count, context.gists[level - 1].k.dims[1]);
+  }
+  return count;
 }
 
-// The rest of the context: what SparseAttention reads beside. Returns the number of chunks.
+// All levels, lowest first. Returns the number of chunks.
+std::int64_t CheckLevels(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim) {
+  check.Range("context.num_levels", context.num_levels, 1, kMaxGistLevels);
+  for (int level = 0; level < context.num_levels && check.ok(); ++level) {
+    CheckLevel(check, context, level, kv_heads, head_dim);
+  }
+  return check.ok() ? context.gists[0].k.dims[1] : 0;
+}
+
+void CheckChosenGists(ArgCheck& check, std::string_view field, const ChosenGists& chosen, std::int64_t rows,
+                      std::int64_t kv_heads, std::int64_t gists) {
+  check.Shape(field, chosen.gists, kInt32, {rows, kv_heads, gists});
+  check.Shape("counts", chosen.counts, kInt32, {rows, kv_heads});
+}
+
+// The parents that name candidates of `level`, when they are set.
+void CheckParentGists(ArgCheck& check, const ContextView* context, int level, const ChosenGists& parents,
+                      std::int64_t rows, std::int64_t kv_heads) {
+  if (parents.gists.rank == 0) return;
+  check.That(context != nullptr && level + 1 < context->num_levels, "parents", "need a level above");
+  if (check.ok()) CheckChosenGists(check, "parents", parents, rows, kv_heads, context->gists[level + 1].k.dims[1]);
+}
+
+// The rest of the context: what SparseAttention reads beside gist keys. Returns the number of chunks.
 std::int64_t CheckContext(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim,
-                          bool collapse) {
-  const std::int64_t chunks = CheckSegments(check, context, kv_heads, head_dim);
-  check.Shape("context.gist_v", context.gist_v, kF32, {kv_heads, chunks, head_dim});
+                          GistRead read) {
+  const std::int64_t chunks = CheckLevels(check, context, kv_heads, head_dim);
+  for (int level = 0; level < context.num_levels && check.ok(); ++level) {
+    const GistLevel& gists = context.gists[level];
+    check.Shape("context.gists.v", gists.v, kF32, {kv_heads, gists.k.dims[1], head_dim});
+  }
   check.Shape("context.sink_k", context.sink_k, kF32, {kv_heads, kAny, head_dim});
   const std::int64_t sinks = check.ok() ? context.sink_k.dims[1] : 0;
   check.Shape("context.sink_v", context.sink_v, kF32, {kv_heads, sinks, head_dim});
   check.Bounds("context.segment_sink", context.segment_sink, static_cast<std::int64_t>(context.segment_offset.size()),
                sinks);
-  if (collapse || chunks == 0 || !check.ok()) return chunks;
+  if (read != GistRead::kChosen || chunks == 0 || !check.ok()) return chunks;
 
   check.Range("context.chunk_page", static_cast<std::int64_t>(context.chunk_page.size()), chunks, chunks);
   check.Range("context.chunk_tokens", static_cast<std::int64_t>(context.chunk_tokens.size()), chunks, chunks);
@@ -151,9 +181,13 @@ Status Backend::GistPrefill(const GistPrefillArgs& args) {
 
 Status Backend::Unfold(const UnfoldArgs& args) {
   ArgCheck check("Unfold");
-  check.Shape("k", args.k, ArgCheck::kStoredKv, {kAny, kAny, kAny});
+  check.Shape("k", args.k, ArgCheck::kStoredKv | TypeBit(DType::kInt8), {kAny, kAny, kAny});
   const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
-  check.Shape("v", args.v, ArgCheck::kStoredKv, {rows, kv_heads, head_dim});
+  check.Shape("v", args.v, TypeBit(args.k.dtype), {rows, kv_heads, head_dim});
+  if (args.k.dtype == DType::kInt8) {
+    check.Shape("k_scale", args.k_scale, TypeBit(DType::kBF16), {kv_heads, head_dim});
+    check.Shape("v_scale", args.v_scale, TypeBit(DType::kBF16), {kv_heads, head_dim});
+  }
   check.Shape("positions", args.positions, kInt32, {rows});
   CheckRope(check, args.rope, head_dim);
   check.Shape("out_k", args.out_k, kF32, {kv_heads, kAny, head_dim});
@@ -169,19 +203,27 @@ Status Backend::GistScore(const GistScoreArgs& args) {
   CheckRope(check, args.rope, head_dim);
   check.That(args.context != nullptr, "context", "is missing");
   if (!check.ok()) return check.status();
-  CheckGroups(check, heads, args.context->gist_k.dims[0]);
-  const std::int64_t chunks = CheckSegments(check, *args.context, args.context->gist_k.dims[0], head_dim);
-  check.Shape("scores", args.scores, kF32, {rows, heads, chunks});
+  const std::int64_t kv_heads = args.context->gists[0].k.dims[0];
+  CheckGroups(check, heads, kv_heads);
+  CheckLevels(check, *args.context, kv_heads, head_dim);
+  check.Range("level", args.level, 0, args.context->num_levels - 1);
+  if (!check.ok()) return check.status();
+  CheckParentGists(check, args.context, args.level, args.parents, rows, kv_heads);
+  check.Shape("scores", args.scores, kF32, {rows, heads, args.context->gists[args.level].k.dims[1]});
   return check.ok() ? DoGistScore(args) : check.status();
 }
 
 Status Backend::SelectChunks(const SelectChunksArgs& args) {
   ArgCheck check("SelectChunks");
   check.Shape("scores", args.scores, kF32, {kAny, kAny, kAny});
-  const auto [rows, heads, chunks, unused] = args.scores.dims;
+  const auto [rows, heads, gists, unused] = args.scores.dims;
   CheckGroups(check, heads, args.kv_heads);
-  check.Shape("chosen", args.chosen, kInt32, {rows, args.kv_heads, chunks});
-  check.Shape("counts", args.counts, kInt32, {rows, args.kv_heads});
+  check.Range("level", args.level, 0, kMaxGistLevels - 1);
+  CheckParentGists(check, args.context, args.level, args.parents, rows, args.kv_heads);
+  if (args.parents.gists.rank != 0 && check.ok()) {
+    check.Range("scores", gists, args.context->gists[args.level].k.dims[1], args.context->gists[args.level].k.dims[1]);
+  }
+  CheckChosenGists(check, "chosen", args.chosen, rows, args.kv_heads, gists);
   check.That(args.top_p >= 0 && args.top_p <= 1, "top_p", "must be from 0 to 1");
   if (args.top_p == 0) check.Range("top_k", args.top_k, 1, INT64_MAX);
   check.That(args.scale > 0, "scale", "must be above 0");
@@ -202,14 +244,17 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
     CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv_heads, head_dim, args.prefix_tokens);
   }
   const bool with_documents = args.context != nullptr;
-  const std::int64_t chunks =
-      with_documents ? CheckContext(check, *args.context, kv_heads, head_dim, args.collapse) : 0;
-  if (chunks > 0 && !args.collapse) {
-    check.Shape("chosen", args.chosen, kInt32, {rows, kv_heads, chunks});
-    check.Shape("counts", args.counts, kInt32, {rows, kv_heads});
+  const std::int64_t chunks = with_documents ? CheckContext(check, *args.context, kv_heads, head_dim, args.read) : 0;
+  for (int level = 0; chunks > 0 && args.read == GistRead::kChosen && level < args.context->num_levels; ++level) {
+    CheckChosenGists(check, "chosen", args.chosen[level], rows, kv_heads, args.context->gists[level].k.dims[1]);
+  }
+  if (!args.row_documents.empty()) {
+    check.Range("row_documents", static_cast<std::int64_t>(args.row_documents.size()), rows, rows);
+    const std::int64_t documents = with_documents ? static_cast<std::int64_t>(args.context->segment_offset.size()) : 0;
+    for (const std::int32_t seen : args.row_documents) check.Range("row_documents", seen, 0, documents);
   }
   if (!args.chunk_mass.empty()) {
-    check.That(!args.collapse, "chunk_mass", "cannot be had with collapse");
+    check.That(args.read == GistRead::kChosen, "chunk_mass", "can be had with chosen gists only");
     check.Range("chunk_mass", static_cast<std::int64_t>(args.chunk_mass.size()), chunks, chunks);
     check.Range("mass_from", args.mass_from, 0, kMaxIndex);
   }

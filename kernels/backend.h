@@ -12,6 +12,7 @@
 #ifndef UNFOLD_KERNELS_BACKEND_H_
 #define UNFOLD_KERNELS_BACKEND_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -87,9 +88,12 @@ struct GistPrefillArgs {
 
 // Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens to f32, and writes rows
 // [row_begin, row_begin + T) of every head. Unfolds raw chunks into pages, loads gists and sinks, appends the tail.
+// Element (t, h, e) of int8 rows stands for k[t, h, e] * k_scale[h, e], likewise v.
 struct UnfoldArgs {
-  Tensor k;          // f32|bf16 [T, Hk, D], not rotated
-  Tensor v;          // f32|bf16 [T, Hk, D]
+  Tensor k;          // f32|bf16|int8 [T, Hk, D], not rotated
+  Tensor v;          // as k
+  Tensor k_scale{};  // bf16 [Hk, D]; with int8 only
+  Tensor v_scale{};  // bf16 [Hk, D]; with int8 only
   Tensor positions;  // i32 [T]
   RopeTable rope;
   std::int64_t row_begin = 0;
@@ -97,18 +101,28 @@ struct UnfoldArgs {
   Tensor out_v;  // f32 [Hk, rows, D]
 };
 
+// The gists of one level of a context, document after document. Level 0: one gist per chunk, in chunk order. A gist of
+// level n >= 1 (H-SSA) stands for a run of gists of level n - 1, its children.
+struct GistLevel {
+  // Host memory. m + 1 entries: gists of document j are [segment[j], segment[j+1]).
+  std::span<const std::int32_t> segment;
+  // Host memory. C_n + 1 entries: children of gist s are [child[s], child[s+1]) of the level below. Empty at level 0.
+  std::span<const std::int32_t> child;
+  Tensor k;  // f32 [Hk, C_n, D]
+  Tensor v;  // f32 [Hk, C_n, D]
+};
+
 // The compressed context of a query at one layer: m documents, each encoded alone, keys rotated to positions inside
 // their own document. A query at global position p scores document j rotated to p - segment_offset[j], so a document's
 // keys are valid wherever it is placed (design.md section 6).
 struct ContextView {
-  // Host memory. m entries, then m + 1 entries each.
+  // Host memory. m entries, then m + 1.
   std::span<const std::int32_t> segment_offset;  // global position of each document's first token
-  std::span<const std::int32_t> segment_chunk;   // chunks of document j: [segment_chunk[j], segment_chunk[j+1])
-  std::span<const std::int32_t> segment_sink;    // sink rows of document j, likewise
+  std::span<const std::int32_t> segment_sink;    // sink rows of document j: [segment_sink[j], segment_sink[j+1])
   Tensor sink_k;                                 // f32 [Hk, sinks, D]   always visible
   Tensor sink_v;                                 // f32 [Hk, sinks, D]
-  Tensor gist_k;                                 // f32 [Hk, C, D]       one level-0 gist per chunk, in chunk order
-  Tensor gist_v;                                 // f32 [Hk, C, D]
+  int num_levels = 1;
+  std::array<GistLevel, kMaxGistLevels> gists;  // the first num_levels are set; C = C_0 below
   // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. Host memory, C entries each;
   // chunk_page[c] < 0 means not unfolded, and choosing such a chunk is an error.
   std::span<const std::int32_t> chunk_page;
@@ -117,29 +131,48 @@ struct ContextView {
   Tensor page_v;  // f32 [P, Hk, L_max, D]
 };
 
-struct GistScoreArgs {  // scores[t, h, c] = <q[t, h] rotated, gist_k[h / G, c]>, no scaling (method.md 4.1).
-                        // Bound: (D + 6) * eps * |q| * |gist_k|
+// Gists of one level chosen for each query row and key/value head.
+struct ChosenGists {
+  Tensor gists;   // i32 [T, Hk, C_n], ascending, the first counts[t, hk] are set
+  Tensor counts;  // i32 [T, Hk]
+};
+
+// The gists of one level that are candidates for a query row and key/value head: the children of `parents`, the gists
+// chosen at the level above, or all of the level when `parents` is not set (method.md 4.4). Candidate i is the i-th in
+// ascending order; what an op reads or writes per candidate stands at i, so work grows with candidates alone.
+struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidate i]>, no scaling (method.md 4.1).
+                        // Bound: (D + 6) * eps * |q| * |k|
   Tensor q;             // f32 [T, H, D], not rotated
   Tensor positions;     // i32 [T], global
   RopeTable rope;
-  const ContextView* context = nullptr;  // segments and gist_k are read
-  Tensor scores;                         // f32 [T, H, C]
+  const ContextView* context = nullptr;  // segments and gists are read
+  int level = 0;
+  ChosenGists parents{};
+  Tensor scores;  // f32 [T, H, C_level]; past the last candidate nothing is written
 };
 
-// Per head the best chunks, then the union over the G heads of a group (method.md 4.2 and 4.3).
+// Per head the best candidates, then the union over the G heads of a group (method.md 4.2 and 4.3).
 struct SelectChunksArgs {
-  Tensor scores;              // f32 [T, H, C]
+  Tensor scores;                         // f32 [T, H, C_level], as GistScore wrote them
+  const ContextView* context = nullptr;  // read when `parents` is set
+  int level = 0;
+  ChosenGists parents{};
   std::int64_t kv_heads = 0;  // Hk
-  std::int64_t top_k = 0;     // chunks per head; used when top_p is 0
+  std::int64_t top_k = 0;     // gists per head; used when top_p is 0
   float top_p = 0;            // > 0: smallest set whose softmax(scale * score) mass reaches top_p, best first
   float scale = 1;            // 1 / sqrt(D), for top_p
-  Tensor chosen;              // i32 [T, Hk, C], ascending chunk numbers, the first counts[t, hk] are set
-  Tensor counts;              // i32 [T, Hk]
+  ChosenGists chosen{};
 };
 
-// Attention of query rows over prefix, sinks, chosen chunks (gist and raw tokens) and the tail (method.md 4.5).
-// With `collapse` (layer 0): over prefix, sinks, all gists and the tail; gists share one value per head, so only the
-// log-sum-exp of their logits is needed and no raw token is read.
+// Which gists of the documents a query row attends.
+enum class GistRead : std::uint8_t {
+  kChosen,     // the chosen ones of every level, and the raw tokens of chosen chunks (method.md 4.5)
+  kAll,        // all of every level, no raw tokens: link tokens (method.md section 6)
+  kCollapsed,  // as kAll, at layer 0: gists of a level share one value per head, so only the log-sum-exp of their
+               // logits is needed
+};
+
+// Attention of query rows over prefix, sinks, gists, raw tokens of chosen chunks, and the tail.
 // Bound: (2 * keys + D + 8) * eps * (1 + scale * |q| * max |k|) * max |v|
 struct SparseAttentionArgs {
   Tensor q;          // f32 [T, H, D], not rotated
@@ -150,14 +183,15 @@ struct SparseAttentionArgs {
   Tensor prefix_v;  // f32 [Hk, rows, D]
   std::int64_t prefix_tokens = 0;
   const ContextView* context = nullptr;  // nullptr: no documents
-  bool collapse = false;
-  Tensor chosen;                // i32 [T, Hk, C]; unused when collapse or no chunks
-  Tensor counts;                // i32 [T, Hk]
+  GistRead read = GistRead::kChosen;
+  std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
+  // Host memory, T entries: row t sees the first row_documents[t] documents. Empty: every row sees all.
+  std::span<const std::int32_t> row_documents;
   Tensor tail_k;                // f32 [Hk, rows, D], rotated; query row t sees tail rows [0, tail_begin + t]
   Tensor tail_v;                // f32 [Hk, rows, D]
   std::int64_t tail_begin = 0;  // tail row of query row 0
-  // Optional (empty span: off), host memory, C entries: += attention mass on each chunk (gist and raw tokens), summed
-  // over all heads of query rows >= mass_from. For citations; not with collapse.
+  // Optional (empty span: off), host memory, C entries: += attention mass on each chunk (its gist and raw tokens),
+  // summed over all heads of query rows >= mass_from. For citations; with kChosen only.
   std::span<double> chunk_mass;
   std::int64_t mass_from = 0;
   Tensor out;  // f32 [T, H, D]

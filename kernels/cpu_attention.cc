@@ -15,7 +15,8 @@ const float* HeadRow(const Tensor& cache, Index kv_head, Index row) {  // of [Hk
   return cache.as<float>() + (kv_head * cache.dims[1] + row) * cache.dims[2];
 }
 
-// Fills scratch.keys, values, spans and chunk_ends in the order of the sum: prefix, sinks, chunks, tail.
+// Fills scratch.keys, values, spans, chunks_begin, chunk_ends and level_ends in the order of the sum: prefix, sinks,
+// then chosen gists of the higher levels and chosen chunks, or all gists level by level, then the tail.
 class KeyGatherer {
  public:
   KeyGatherer(const SparseAttentionArgs& args, Index row, Index kv_head, CpuScratch& scratch)
@@ -24,16 +25,17 @@ class KeyGatherer {
     scratch.values.clear();
     scratch.spans.clear();
     scratch.chunk_ends.clear();
+    scratch.level_ends.clear();
+    if (args.context == nullptr) return;
+    documents_ = args.row_documents.empty() ? static_cast<Index>(args.context->segment_offset.size())
+                                            : args.row_documents[static_cast<std::size_t>(row)];
   }
 
   void Gather() {
     AddOwn(args_.prefix_k, args_.prefix_v, args_.prefix_tokens);
-    const std::size_t documents = args_.context == nullptr ? 0 : args_.context->segment_offset.size();
-    for (std::size_t j = 0; j < documents; ++j) AddSinks(j);
-    for (std::size_t j = 0; j < documents; ++j) args_.collapse ? AddGistKeys(j) : AddChosen(j);
-    if (args_.collapse && documents > 0 && args_.context->gist_k.dims[1] > 0) {
-      scratch_.values.push_back(HeadRow(args_.context->gist_v, kv_head_, 0));  // one value stands for all gists
-    }
+    for (Index j = 0; j < documents_; ++j) AddSinks(j);
+    scratch_.chunks_begin = Count();
+    if (documents_ > 0) args_.read == GistRead::kChosen ? AddChosen() : AddAllGists();
     AddOwn(args_.tail_k, args_.tail_v, args_.tail_begin + row_ + 1);
   }
 
@@ -48,6 +50,9 @@ class KeyGatherer {
   void CloseSpan(Index begin, Index position) {
     if (Count() > begin) scratch_.spans.push_back({begin, Count(), position});
   }
+  void CloseDocument(Index begin, Index document) {
+    CloseSpan(begin, Position() - args_.context->segment_offset[static_cast<std::size_t>(document)]);
+  }
 
   void AddOwn(const Tensor& k, const Tensor& v, Index count) {
     const Index begin = Count();
@@ -55,41 +60,66 @@ class KeyGatherer {
     CloseSpan(begin, Position());
   }
 
-  void AddSinks(std::size_t document) {
+  void AddSinks(Index document) {
     const ContextView& context = *args_.context;
     const Index begin = Count();
     for (Index s = context.segment_sink[document]; s < context.segment_sink[document + 1]; ++s) {
       Add(HeadRow(context.sink_k, kv_head_, s), HeadRow(context.sink_v, kv_head_, s));
     }
-    CloseSpan(begin, Position() - context.segment_offset[document]);
+    CloseDocument(begin, document);
   }
 
-  void AddGistKeys(std::size_t document) {
-    const ContextView& context = *args_.context;
-    const Index begin = Count();
-    for (Index c = context.segment_chunk[document]; c < context.segment_chunk[document + 1]; ++c) {
-      scratch_.keys.push_back(HeadRow(context.gist_k, kv_head_, c));
-    }
-    CloseSpan(begin, Position() - context.segment_offset[document]);
-  }
-
-  // The chosen chunks of one document, each its gist and its raw tokens; documents come in order, as chosen chunks do.
-  void AddChosen(std::size_t document) {
-    const ContextView& context = *args_.context;
-    const Index chunks = context.gist_k.dims[1], list = row_ * kv_heads_ + kv_head_;
-    if (context.segment_chunk[document] == context.segment_chunk[document + 1]) return;
-    const Index begin = Count(), page_tokens = context.page_k.dims[2], head_dim = context.page_k.dims[3];
-    for (; next_ < args_.counts.as<std::int32_t>()[list]; ++next_) {
-      const Index c = args_.chosen.as<std::int32_t>()[list * chunks + next_];
-      if (c >= context.segment_chunk[document + 1]) break;
-      Add(HeadRow(context.gist_k, kv_head_, c), HeadRow(context.gist_v, kv_head_, c));
-      const Index page_at = (context.chunk_page[c] * kv_heads_ + kv_head_) * page_tokens * head_dim;
-      for (Index r = 0; r < context.chunk_tokens[c]; ++r) {
-        Add(context.page_k.as<float>() + page_at + r * head_dim, context.page_v.as<float>() + page_at + r * head_dim);
+  // Collapsed, one value stands for all gists of a level.
+  void AddAllGists() {
+    const bool collapsed = args_.read == GistRead::kCollapsed;
+    for (int n = 0; n < args_.context->num_levels; ++n) {
+      const GistLevel& level = args_.context->gists[n];
+      const Index level_begin = Count();
+      for (Index j = 0; j < documents_; ++j) {
+        const Index begin = Count();
+        for (Index c = level.segment[j]; c < level.segment[j + 1]; ++c) {
+          scratch_.keys.push_back(HeadRow(level.k, kv_head_, c));
+          if (!collapsed) scratch_.values.push_back(HeadRow(level.v, kv_head_, c));
+        }
+        CloseDocument(begin, j);
       }
-      scratch_.chunk_ends.push_back(Count());
+      if (collapsed && Count() > level_begin) scratch_.values.push_back(HeadRow(level.v, kv_head_, 0));
+      scratch_.level_ends.push_back(Count());
     }
-    CloseSpan(begin, Position() - context.segment_offset[document]);
+  }
+
+  void AddChosen() {
+    if (args_.context->gists[0].k.dims[1] == 0) return;
+    for (int level = args_.context->num_levels - 1; level >= 0; --level) {
+      if (level == 0) scratch_.chunks_begin = Count();
+      next_ = 0;
+      for (Index j = 0; j < documents_; ++j) AddChosen(level, j);
+    }
+  }
+
+  // The chosen gists of one level and document, each chunk's with its raw tokens. Documents come in order, as chosen
+  // gists do.
+  void AddChosen(int n, Index document) {
+    const GistLevel& level = args_.context->gists[n];
+    const ChosenGists& chosen = args_.chosen[n];
+    const Index gists = level.k.dims[1], list = row_ * kv_heads_ + kv_head_, begin = Count();
+    for (; next_ < chosen.counts.as<std::int32_t>()[list]; ++next_) {
+      const Index gist = chosen.gists.as<std::int32_t>()[list * gists + next_];
+      if (gist >= level.segment[document + 1]) break;
+      Add(HeadRow(level.k, kv_head_, gist), HeadRow(level.v, kv_head_, gist));
+      if (n == 0) AddRaw(gist);
+    }
+    CloseDocument(begin, document);
+  }
+
+  void AddRaw(Index chunk) {
+    const ContextView& context = *args_.context;
+    const Index page_tokens = context.page_k.dims[2], head_dim = context.page_k.dims[3];
+    const Index page_at = (context.chunk_page[chunk] * kv_heads_ + kv_head_) * page_tokens * head_dim;
+    for (Index r = 0; r < context.chunk_tokens[chunk]; ++r) {
+      Add(context.page_k.as<float>() + page_at + r * head_dim, context.page_v.as<float>() + page_at + r * head_dim);
+    }
+    scratch_.chunk_ends.push_back(Count());
   }
 
   const SparseAttentionArgs& args_;
@@ -97,26 +127,33 @@ class KeyGatherer {
   Index kv_heads_;
   Index row_;
   CpuScratch& scratch_;
-  Index next_ = 0;  // in the list of chosen chunks
+  Index documents_ = 0;  // that the row sees
+  Index next_ = 0;       // in the list of chosen gists of the level at hand
 };
 
-// Layer 0: the softmax terms of all gists become one, at the first gist's place, for the one value they share.
-void CollapseGists(CpuScratch& scratch, Index group, Index gists_begin, Index num_gists) {
+// Layer 0: the softmax terms of all gists of a level become one, at the first gist's place, for the one value they
+// share. Levels are taken last first, so that those before stay where they are.
+void CollapseGists(CpuScratch& scratch, Index group) {
   const auto num_keys = static_cast<Index>(scratch.keys.size());
-  for (Index g = 0; g < group; ++g) {
-    float* first = scratch.logits.data() + g * num_keys + gists_begin;
-    double sum = 0;
-    for (Index c = 0; c < num_gists; ++c) sum += first[c];
-    *first = static_cast<float>(sum);
-    std::memmove(first + 1, first + num_gists,
-                 static_cast<std::size_t>(num_keys - gists_begin - num_gists) * sizeof(float));
+  Index num_terms = num_keys;
+  for (std::size_t n = scratch.level_ends.size(); n-- > 0;) {
+    const Index begin = n == 0 ? scratch.chunks_begin : scratch.level_ends[n - 1], end = scratch.level_ends[n];
+    if (begin == end) continue;
+    for (Index g = 0; g < group; ++g) {
+      float* terms = scratch.logits.data() + g * num_keys;
+      double sum = 0;
+      for (Index c = begin; c < end; ++c) sum += terms[c];
+      terms[begin] = static_cast<float>(sum);
+      std::memmove(terms + begin + 1, terms + end, static_cast<std::size_t>(num_terms - end) * sizeof(float));
+    }
+    num_terms -= end - begin - 1;
   }
 }
 
 // mass[i] = the weight that all heads of the group put on chosen chunk i.
-void MassOfChunks(const CpuScratch& scratch, Index group, Index chunks_begin, double* mass) {
+void MassOfChunks(const CpuScratch& scratch, Index group, double* mass) {
   const auto num_keys = static_cast<Index>(scratch.keys.size());
-  Index begin = chunks_begin;
+  Index begin = scratch.chunks_begin;
   for (std::size_t i = 0; i < scratch.chunk_ends.size(); ++i) {
     mass[i] = 0;
     for (Index g = 0; g < group; ++g) {
@@ -155,10 +192,8 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
                   scratch.logits.data() + span.begin, num_keys, false);
   }
   SoftmaxTerms(scratch, group, num_keys, args.scale);
-  const Index chunks_begin = args.prefix_tokens + (args.context == nullptr ? 0 : args.context->sink_k.dims[1]);
-  if (mass != nullptr) MassOfChunks(scratch, group, chunks_begin, mass);
-  const Index num_gists = args.collapse && args.context != nullptr ? args.context->gist_k.dims[1] : 0;
-  if (num_gists > 0) CollapseGists(scratch, group, chunks_begin, num_gists);
+  if (mass != nullptr) MassOfChunks(scratch, group, mass);
+  if (args.read == GistRead::kCollapsed) CollapseGists(scratch, group);
   float* out = args.out.as<float>() + (row * heads + kv_head * group) * head_dim;
   SumValues(scratch, group, num_keys, head_dim, out);
   for (Index g = 0; g < group; ++g) simd_.scale(out + g * head_dim, 1.0F / scratch.sums[g], head_dim);
@@ -167,17 +202,18 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
 Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   UNFOLD_TRY(CheckQueryPositions("SparseAttention", args.positions, args.rope, args.context));
   const Index rows = args.q.dims[0], kv_heads = args.tail_k.dims[0];
-  const Index chunks = args.context == nullptr || args.collapse ? 0 : args.context->gist_k.dims[1];
+  const bool chooses = args.context != nullptr && args.read == GistRead::kChosen;
+  const Index chunks = chooses ? args.context->gists[0].k.dims[1] : 0;
   if (chunks > 0) UNFOLD_TRY(CheckChosen(args));
 
   // Mass is kept apart per row and head and added up in their order, so threads do not show in its bits.
   list_begin_.assign(1, 0);
   const bool with_mass = !args.chunk_mass.empty() && chunks > 0;
   for (Index list = 0; with_mass && list < rows * kv_heads; ++list) {
-    list_begin_.push_back(list_begin_.back() + args.counts.as<std::int32_t>()[list]);
+    list_begin_.push_back(list_begin_.back() + args.chosen[0].counts.as<std::int32_t>()[list]);
   }
   list_mass_.resize(static_cast<std::size_t>(list_begin_.back()));
-  const Index gists = args.context == nullptr ? 0 : args.context->gist_k.dims[1];
+  const Index gists = args.context == nullptr ? 0 : args.context->gists[0].k.dims[1];
   const Index keys = args.prefix_tokens + args.tail_begin + rows + gists;  // roughly, for splitting the work
   Split(rows * kv_heads, keys * args.q.dims[1] / kv_heads * args.q.dims[2], [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
@@ -188,8 +224,8 @@ Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
     }
   });
   for (Index list = args.mass_from * kv_heads; with_mass && list < rows * kv_heads; ++list) {
-    const auto* chosen = args.chosen.as<std::int32_t>() + list * chunks;
-    for (Index i = 0; i < args.counts.as<std::int32_t>()[list]; ++i) {
+    const auto* chosen = args.chosen[0].gists.as<std::int32_t>() + list * chunks;
+    for (Index i = 0; i < args.chosen[0].counts.as<std::int32_t>()[list]; ++i) {
       args.chunk_mass[chosen[i]] += list_mass_[list_begin_[list] + i];
     }
   }

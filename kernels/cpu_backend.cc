@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/float16.h"
 #include "kernels/cpu_isa.h"
 
 namespace unfold {
@@ -90,14 +91,30 @@ Status CpuBackend::DoSwiGlu(const SwiGluArgs& args) {
   return Status::Ok();
 }
 
+// Row `row` of `head`: an int8 times a bf16 is exact in f32, so every instruction set gives the same bits.
+static void Dequantise(const Tensor& rows, const Tensor& scale, Index row, Index head, Index head_dim, float* out) {
+  const auto* values = rows.as<std::int8_t>() + row * head_dim;
+  const auto* scales = scale.as<std::uint16_t>() + head * head_dim;
+  for (Index i = 0; i < head_dim; ++i) out[i] = static_cast<float>(values[i]) * BF16ToF32(scales[i]);
+}
+
 Status CpuBackend::DoUnfold(const UnfoldArgs& args) {
   UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
   const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], half = head_dim / 2, out_rows = args.out_k.dims[1];
   Split(args.k.dims[0], 2 * kv_heads * head_dim, [&](Index begin, Index end) {
+    CpuScratchPool::Lease scratch(scratch_);
+    scratch->row.resize(static_cast<std::size_t>(head_dim));
     for (Index row = begin * kv_heads; row < end * kv_heads; ++row) {
       const Index t = row / kv_heads, head = row % kv_heads;
       const Index out_at = (head * out_rows + args.row_begin + t) * head_dim;
       const Index position = args.positions.as<std::int32_t>()[t];
+      if (args.k.dtype == DType::kInt8) {
+        Dequantise(args.k, args.k_scale, row, head, head_dim, scratch->row.data());
+        simd_.rotate[0](scratch->row.data(), args.rope.cos.as<float>() + position * half,
+                        args.rope.sin.as<float>() + position * half, args.out_k.as<float>() + out_at, half);
+        Dequantise(args.v, args.v_scale, row, head, head_dim, args.out_v.as<float>() + out_at);
+        continue;
+      }
       simd_.rotate[TypeIndex(args.k)](RowAt(args.k, row, head_dim), args.rope.cos.as<float>() + position * half,
                                       args.rope.sin.as<float>() + position * half, args.out_k.as<float>() + out_at,
                                       half);

@@ -50,7 +50,11 @@ struct CpuScratch {
   std::vector<std::int64_t> near_begin;  // where each row's begin in it
   std::vector<std::uint64_t> ranking;    // scores as sortable integers
   std::vector<double> mass;              // softmax terms, best first
-  std::vector<std::uint8_t> chosen;      // flags per chunk
+  std::vector<std::uint8_t> chosen;      // flags per candidate
+  std::vector<std::int32_t> candidates;  // gists to score
+  std::vector<std::int64_t> level_ends;  // with all gists: end of each level's keys
+  std::int64_t chunks_begin = 0;         // first key of chosen chunks, or of all gists
+  std::vector<float> row;                // a dequantised row
 };
 
 // Thread-safe. Lends scratch to tasks; there are never more pieces than threads.

@@ -57,24 +57,31 @@ void MarkBest(const float* scores, Index chunks, const SelectChunksArgs& args, C
 
 Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
   UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+  UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
   const ContextView& context = *args.context;
+  const GistLevel& level = context.gists[args.level];
   const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
-  const Index kv_heads = context.gist_k.dims[0], chunks = context.gist_k.dims[1], group = heads / kv_heads;
-  Split(args.q.dims[0] * kv_heads, chunks * group * head_dim, [&](Index begin, Index end) {
+  const Index kv_heads = level.k.dims[0], gists = level.k.dims[1], group = heads / kv_heads;
+  Split(args.q.dims[0] * kv_heads, gists * group * head_dim, [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
-    scratch->keys.resize(static_cast<std::size_t>(chunks));
     for (Index list = begin; list < end; ++list) {
       const Index row = list / kv_heads, kv_head = list % kv_heads;
-      const float* first_key = context.gist_k.as<float>() + kv_head * chunks * head_dim;
-      for (Index c = 0; c < chunks; ++c) scratch->keys[c] = first_key + c * head_dim;
-      float* scores = args.scores.as<float>() + (row * heads + kv_head * group) * chunks;
+      CollectCandidates(context, args.level, args.parents, list, &scratch->candidates);
+      const auto count = static_cast<Index>(scratch->candidates.size());
+      scratch->keys.resize(scratch->candidates.size());
+      const float* first_key = level.k.as<float>() + kv_head * gists * head_dim;
+      for (Index i = 0; i < count; ++i) scratch->keys[i] = first_key + scratch->candidates[i] * head_dim;
+      float* scores = args.scores.as<float>() + (row * heads + kv_head * group) * gists;
+      Index from = 0;
       for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
-        const Index from = context.segment_chunk[j], to = context.segment_chunk[j + 1];
+        Index to = from;
+        while (to < count && scratch->candidates[to] < level.segment[j + 1]) ++to;
         if (from == to) continue;
         RotateHeads(args.q, args.rope, row, kv_head, group,
                     args.positions.as<std::int32_t>()[row] - context.segment_offset[j], *scratch);
         simd_.dots[0](scratch->heads.data(), group, scratch->keys.data() + from, to - from, head_dim, scores + from,
-                      chunks, false);
+                      gists, false);
+        from = to;
       }
     }
   });
@@ -82,20 +89,25 @@ Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
 }
 
 Status CpuBackend::DoSelectChunks(const SelectChunksArgs& args) {
-  const Index heads = args.scores.dims[1], chunks = args.scores.dims[2], group = heads / args.kv_heads;
-  Split(args.scores.dims[0] * args.kv_heads, chunks * group * 8, [&](Index begin, Index end) {
+  UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
+  const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
+  Split(args.scores.dims[0] * args.kv_heads, gists * group * 8, [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
     for (Index list = begin; list < end; ++list) {
-      scratch->chosen.assign(static_cast<std::size_t>(chunks), 0);
-      for (Index row = list * group; chunks > 0 && row < (list + 1) * group; ++row) {
-        MarkBest(args.scores.as<float>() + row * chunks, chunks, args, *scratch);
+      const bool narrowed = args.parents.gists.rank != 0;
+      if (narrowed) CollectCandidates(*args.context, args.level, args.parents, list, &scratch->candidates);
+      const Index count = narrowed ? static_cast<Index>(scratch->candidates.size()) : gists;
+      scratch->chosen.assign(static_cast<std::size_t>(count), 0);
+      for (Index row = list * group; count > 0 && row < (list + 1) * group; ++row) {
+        MarkBest(args.scores.as<float>() + row * gists, count, args, *scratch);
       }
-      std::int32_t* chosen = args.chosen.as<std::int32_t>() + list * chunks;
-      std::int32_t count = 0;
-      for (Index c = 0; c < chunks; ++c) {
-        if (scratch->chosen[c] != 0) chosen[count++] = static_cast<std::int32_t>(c);
+      std::int32_t* chosen = args.chosen.gists.as<std::int32_t>() + list * gists;
+      std::int32_t num_chosen = 0;
+      for (Index i = 0; i < count; ++i) {
+        if (scratch->chosen[i] == 0) continue;
+        chosen[num_chosen++] = narrowed ? scratch->candidates[i] : static_cast<std::int32_t>(i);
       }
-      args.counts.as<std::int32_t>()[list] = count;
+      args.chosen.counts.as<std::int32_t>()[list] = num_chosen;
     }
   });
   return Status::Ok();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <string>
 
 namespace unfold {
@@ -68,28 +69,63 @@ Status CheckQueryPositions(std::string_view op, const Tensor& positions, const R
   return Status::Ok();
 }
 
-Status CheckChosen(const SparseAttentionArgs& args) {
-  const std::int64_t chunks = args.chosen.dims[2], lists = args.chosen.dims[0] * args.chosen.dims[1];
-  for (std::int64_t list = 0; list < lists; ++list) {
-    const std::int32_t count = args.counts.as<std::int32_t>()[list];
-    if (count < 0 || count > chunks) {
-      return Bad("SparseAttention", "counts", list, count, "0 to " + std::to_string(chunks));
+namespace {
+
+Status CheckLists(std::string_view op, std::string_view field, const ChosenGists& lists) {
+  const std::int64_t gists = lists.gists.dims[2], num_lists = lists.gists.dims[0] * lists.gists.dims[1];
+  for (std::int64_t list = 0; list < num_lists; ++list) {
+    const std::int32_t count = lists.counts.as<std::int32_t>()[list];
+    if (count < 0 || count > gists) {
+      return Bad(op, std::string(field) + ".counts", list, count, "0 to " + std::to_string(gists));
     }
-    const auto* chosen = args.chosen.as<std::int32_t>() + list * chunks;
+    const auto* chosen = lists.gists.as<std::int32_t>() + list * gists;
     for (std::int32_t i = 0; i < count; ++i) {
-      const std::int64_t index = list * chunks + i;
-      if (chosen[i] < 0 || chosen[i] >= chunks) {
-        return Bad("SparseAttention", "chosen", index, chosen[i], "0 to " + std::to_string(chunks - 1));
+      if (chosen[i] < 0 || chosen[i] >= gists) {
+        return Bad(op, field, list * gists + i, chosen[i], "0 to " + std::to_string(gists - 1));
       }
-      if (i > 0 && chosen[i - 1] >= chosen[i]) {
-        return Bad("SparseAttention", "chosen", index, chosen[i], "ascending chunks");
-      }
-      if (args.context->chunk_page[chosen[i]] < 0) {
-        return Bad("SparseAttention", "chosen", index, chosen[i], "an unfolded chunk (context.chunk_page is below 0)");
+      if (i > 0 && chosen[i - 1] >= chosen[i]) return Bad(op, field, list * gists + i, chosen[i], "ascending gists");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status CheckChosen(const SparseAttentionArgs& args) {
+  for (int level = 0; level < args.context->num_levels; ++level) {
+    UNFOLD_TRY(CheckLists("SparseAttention", "chosen", args.chosen[level]));
+  }
+  const ChosenGists& chunks = args.chosen[0];
+  const std::int64_t width = chunks.gists.dims[2], num_lists = chunks.gists.dims[0] * chunks.gists.dims[1];
+  for (std::int64_t list = 0; list < num_lists; ++list) {
+    for (std::int64_t at = list * width; at < list * width + chunks.counts.as<std::int32_t>()[list]; ++at) {
+      const std::int32_t chunk = chunks.gists.as<std::int32_t>()[at];
+      if (args.context->chunk_page[chunk] < 0) {
+        return Bad("SparseAttention", "chosen", at, chunk, "an unfolded chunk (context.chunk_page is below 0)");
       }
     }
   }
   return Status::Ok();
+}
+
+Status CheckParents(std::string_view op, const ContextView* context, int level, const ChosenGists& parents) {
+  if (parents.gists.rank == 0 || context == nullptr || level + 1 >= context->num_levels) return Status::Ok();
+  return CheckLists(op, "parents", parents);
+}
+
+void CollectCandidates(const ContextView& context, int level, const ChosenGists& parents, std::int64_t list,
+                       std::vector<std::int32_t>* candidates) {
+  candidates->clear();
+  if (parents.gists.rank == 0) {
+    candidates->resize(static_cast<std::size_t>(context.gists[level].k.dims[1]));
+    std::iota(candidates->begin(), candidates->end(), 0);
+    return;
+  }
+  const std::span<const std::int32_t> child = context.gists[level + 1].child;
+  const auto* chosen = parents.gists.as<std::int32_t>() + list * parents.gists.dims[2];
+  for (std::int32_t i = 0; i < parents.counts.as<std::int32_t>()[list]; ++i) {
+    for (std::int32_t gist = child[chosen[i]]; gist < child[chosen[i] + 1]; ++gist) candidates->push_back(gist);
+  }
 }
 
 }  // namespace unfold

@@ -6,6 +6,7 @@
 #define UNFOLD_KERNELS_HOST_BACKEND_H_
 
 #include <string_view>
+#include <vector>
 
 #include "kernels/backend.h"
 
@@ -26,8 +27,13 @@ Status CheckIndices(std::string_view op, std::string_view field, const Tensor& i
 Status CheckQueryPositions(std::string_view op, const Tensor& positions, const RopeTable& rope,
                            const ContextView* context);
 
-// Chosen chunks ascend, exist and are unfolded. Only for calls that read them.
+// Chosen gists of each level ascend and exist, and chosen chunks are unfolded. Only for calls that read them.
 Status CheckChosen(const SparseAttentionArgs& args);
+// Likewise for the parents of candidates of `level`, when they are set.
+Status CheckParents(std::string_view op, const ContextView* context, int level, const ChosenGists& parents);
+// The gists of `level` that are candidates for entry `list` of `parents`, ascending (GistScoreArgs).
+void CollectCandidates(const ContextView& context, int level, const ChosenGists& parents, std::int64_t list,
+                       std::vector<std::int32_t>* candidates);
 
 }  // namespace unfold
 

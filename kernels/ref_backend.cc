@@ -27,17 +27,23 @@ double At(const Tensor& tensor, Index i) {
   return 0;
 }
 
-// Row `row` of D elements, turned to `position`.
-std::vector<double> Rotated(const Tensor& x, Index row, Index head_dim, const RopeTable& rope, Index position) {
-  const Index half = head_dim / 2;
-  std::vector<double> turned(static_cast<std::size_t>(head_dim));
+// D elements, turned to `position`.
+std::vector<double> Turned(const std::vector<double>& x, const RopeTable& rope, Index position) {
+  const auto half = static_cast<Index>(x.size() / 2);
+  std::vector<double> turned(x.size());
   for (Index i = 0; i < half; ++i) {
     const double c = At(rope.cos, position * half + i), s = At(rope.sin, position * half + i);
-    const double a = At(x, row * head_dim + i), b = At(x, row * head_dim + half + i);
-    turned[i] = a * c - b * s;
-    turned[half + i] = b * c + a * s;
+    turned[i] = x[i] * c - x[half + i] * s;
+    turned[half + i] = x[half + i] * c + x[i] * s;
   }
   return turned;
+}
+
+// Row `row` of x, likewise.
+std::vector<double> Rotated(const Tensor& x, Index row, Index head_dim, const RopeTable& rope, Index position) {
+  std::vector<double> values(static_cast<std::size_t>(head_dim));
+  for (Index i = 0; i < head_dim; ++i) values[i] = At(x, row * head_dim + i);
+  return Turned(values, rope, position);
 }
 
 double Dot(const std::vector<double>& q, const Tensor& keys, Index row) {
@@ -178,10 +184,15 @@ class RefBackend final : public HostBackend {
     for (Index row = 0; row < args.k.dims[0] * kv_heads; ++row) {
       const Index t = row / kv_heads, head = row % kv_heads;
       const Index out_at = (head * out_rows + args.row_begin + t) * head_dim;
-      const std::vector<double> key = Rotated(args.k, row, head_dim, args.rope, args.positions.as<std::int32_t>()[t]);
+      const auto scaled = [&](const Tensor& x, const Tensor& scale, Index i) {
+        return At(x, row * head_dim + i) * (x.dtype == DType::kInt8 ? At(scale, head * head_dim + i) : 1);
+      };
+      std::vector<double> key(static_cast<std::size_t>(head_dim));
+      for (Index i = 0; i < head_dim; ++i) key[i] = scaled(args.k, args.k_scale, i);
+      key = Turned(key, args.rope, args.positions.as<std::int32_t>()[t]);
       for (Index i = 0; i < head_dim; ++i) {
         args.out_k.as<float>()[out_at + i] = static_cast<float>(key[i]);
-        args.out_v.as<float>()[out_at + i] = static_cast<float>(At(args.v, row * head_dim + i));
+        args.out_v.as<float>()[out_at + i] = static_cast<float>(scaled(args.v, args.v_scale, i));
       }
     }
     return Status::Ok();
@@ -189,18 +200,21 @@ class RefBackend final : public HostBackend {
 
   Status DoGistScore(const GistScoreArgs& args) override {
     UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+    UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
     const ContextView& context = *args.context;
-    const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
-    const Index kv_heads = context.gist_k.dims[0], chunks = context.gist_k.dims[1];
+    const GistLevel& level = context.gists[args.level];
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = level.k.dims[0], gists = level.k.dims[1];
+    std::vector<std::int32_t> candidates;
     for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
       const Index kv_head = row % heads / (heads / kv_heads);
-      for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
-        const Index position = args.positions.as<std::int32_t>()[row / heads] - context.segment_offset[j];
+      CollectCandidates(context, args.level, args.parents, row / heads * kv_heads + kv_head, &candidates);
+      for (std::size_t i = 0; i < candidates.size(); ++i) {
+        const auto document = std::upper_bound(level.segment.begin() + 1, level.segment.end(), candidates[i]);
+        const Index offset = context.segment_offset[document - level.segment.begin() - 1];
+        const Index position = args.positions.as<std::int32_t>()[row / heads] - offset;
         const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
-        for (Index c = context.segment_chunk[j]; c < context.segment_chunk[j + 1]; ++c) {
-          const double score = Dot(query, context.gist_k, kv_head * chunks + c);
-          args.scores.as<float>()[row * chunks + c] = static_cast<float>(score);
-        }
+        const double score = Dot(query, level.k, kv_head * gists + candidates[i]);
+        args.scores.as<float>()[row * gists + static_cast<Index>(i)] = static_cast<float>(score);
       }
     }
     return Status::Ok();
@@ -227,16 +241,21 @@ class RefBackend final : public HostBackend {
   }
 
   Status DoSelectChunks(const SelectChunksArgs& args) override {
-    const Index heads = args.scores.dims[1], chunks = args.scores.dims[2], group = heads / args.kv_heads;
+    UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
+    const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
+    std::vector<std::int32_t> candidates(static_cast<std::size_t>(gists));
+    std::iota(candidates.begin(), candidates.end(), 0);
     for (Index list = 0; list < args.scores.dims[0] * args.kv_heads; ++list) {
-      std::vector<bool> chosen(static_cast<std::size_t>(chunks));
-      for (Index row = list * group; row < (list + 1) * group; ++row) {
-        for (Index c : Best(args.scores.as<float>() + row * chunks, chunks, args)) chosen[c] = true;
+      if (args.parents.gists.rank != 0) CollectCandidates(*args.context, args.level, args.parents, list, &candidates);
+      const auto num_candidates = static_cast<Index>(candidates.size());
+      std::vector<bool> chosen(candidates.size());
+      for (Index row = list * group; row < (list + 1) * group && num_candidates > 0; ++row) {
+        for (Index i : Best(args.scores.as<float>() + row * gists, num_candidates, args)) chosen[i] = true;
       }
-      std::int32_t& count = args.counts.as<std::int32_t>()[list];
+      std::int32_t& count = args.chosen.counts.as<std::int32_t>()[list];
       count = 0;
-      for (Index c = 0; c < chunks; ++c) {
-        if (chosen[c]) args.chosen.as<std::int32_t>()[list * chunks + count++] = static_cast<std::int32_t>(c);
+      for (Index i = 0; i < num_candidates; ++i) {
+        if (chosen[i]) args.chosen.gists.as<std::int32_t>()[list * gists + count++] = candidates[i];
       }
     }
     return Status::Ok();
@@ -244,13 +263,14 @@ class RefBackend final : public HostBackend {
 
   Status DoSparseAttention(const SparseAttentionArgs& args) override {
     UNFOLD_TRY(CheckQueryPositions("SparseAttention", args.positions, args.rope, args.context));
-    const bool choose = args.context != nullptr && !args.collapse && args.context->gist_k.dims[1] > 0;
+    const bool choose =
+        args.context != nullptr && args.read == GistRead::kChosen && args.context->gists[0].k.dims[1] > 0;
     if (choose) UNFOLD_TRY(CheckChosen(args));
     const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
     for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
       Attention attention;
       AddOwn(args, row, args.prefix_k, args.prefix_v, args.prefix_tokens, &attention);
-      if (args.context != nullptr) AddDocuments(args, row, choose, &attention);
+      if (args.context != nullptr) AddDocuments(args, row, &attention);
       AddOwn(args, row, args.tail_k, args.tail_v, args.tail_begin + row / heads + 1, &attention);
       const std::vector<double> weights = attention.Finish(head_dim, args.out.as<float>() + row * head_dim);
       if (args.chunk_mass.empty() || row / heads < args.mass_from) continue;
@@ -272,18 +292,17 @@ class RefBackend final : public HostBackend {
     }
   }
 
-  // Sinks, and gists with the raw tokens of chosen chunks or, collapsed, all gists.
-  static void AddDocuments(const SparseAttentionArgs& args, Index row, bool choose, Attention* attention) {
+  // Sinks, and gists: all, or the chosen ones with the raw tokens of chosen chunks. To collapse needs no path of its
+  // own here: equal values weighed apart or together are the same sum.
+  static void AddDocuments(const SparseAttentionArgs& args, Index row, Attention* attention) {
     const ContextView& context = *args.context;
-    const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0];
-    const Index kv_head = row % heads * kv_heads / heads, list = row / heads * kv_heads + kv_head;
-    const Index chunks = context.gist_k.dims[1], sinks = context.sink_k.dims[1];
-    std::vector<bool> chosen(static_cast<std::size_t>(chunks), args.collapse);
-    for (Index i = 0; choose && i < args.counts.as<std::int32_t>()[list]; ++i) {
-      chosen[args.chosen.as<std::int32_t>()[list * chunks + i]] = true;
-    }
-    for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
-      const Index position = args.positions.as<std::int32_t>()[row / heads] - context.segment_offset[j];
+    const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0], t = row / heads;
+    const Index kv_head = row % heads * kv_heads / heads, list = t * kv_heads + kv_head;
+    const Index sinks = context.sink_k.dims[1];
+    const auto documents = static_cast<Index>(context.segment_offset.size());
+    const Index seen = args.row_documents.empty() ? documents : args.row_documents[t];
+    for (Index j = 0; j < seen; ++j) {
+      const Index position = args.positions.as<std::int32_t>()[t] - context.segment_offset[j];
       const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
       const auto add = [&](const Tensor& k, const Tensor& v, Index key, Index chunk) {
         attention->Add(args.scale * Dot(query, k, key), v, key, head_dim, chunk);
@@ -291,14 +310,23 @@ class RefBackend final : public HostBackend {
       for (Index s = context.segment_sink[j]; s < context.segment_sink[j + 1]; ++s) {
         add(context.sink_k, context.sink_v, kv_head * sinks + s, -1);
       }
-      for (Index c = context.segment_chunk[j]; c < context.segment_chunk[j + 1]; ++c) {
-        if (!chosen[c]) continue;
-        add(context.gist_k, context.gist_v, kv_head * chunks + c, c);
-        if (args.collapse) continue;
-        const Index first = (context.chunk_page[c] * kv_heads + kv_head) * context.page_k.dims[2];
-        for (Index raw = 0; raw < context.chunk_tokens[c]; ++raw) add(context.page_k, context.page_v, first + raw, c);
+      for (int n = 0; n < context.num_levels; ++n) {
+        const GistLevel& level = context.gists[n];
+        const Index gists = level.k.dims[1];
+        for (Index c = level.segment[j]; c < level.segment[j + 1]; ++c) {
+          if (args.read == GistRead::kChosen && !IsChosen(args.chosen[n], list, c)) continue;
+          add(level.k, level.v, kv_head * gists + c, n == 0 ? c : -1);
+          if (n > 0 || args.read != GistRead::kChosen) continue;
+          const Index first = (context.chunk_page[c] * kv_heads + kv_head) * context.page_k.dims[2];
+          for (Index raw = 0; raw < context.chunk_tokens[c]; ++raw) add(context.page_k, context.page_v, first + raw, c);
+        }
       }
     }
+  }
+
+  static bool IsChosen(const ChosenGists& chosen, Index list, Index gist) {
+    const auto* begin = chosen.gists.as<std::int32_t>() + list * chosen.gists.dims[2];
+    return std::binary_search(begin, begin + chosen.counts.as<std::int32_t>()[list], static_cast<std::int32_t>(gist));
   }
 
   Status DoRouteScore(const RouteScoreArgs& args) override {

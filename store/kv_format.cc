@@ -134,8 +134,6 @@ bool LevelFits(RecordKind kind, std::int8_t level) {
   return kind == RecordKind::kRaw ? level == -1 : level >= 0 && level <= kTopLevel;
 }
 
-bool KvDTypeKnown(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
-
 }  // namespace
 
 void PutLittle(std::string* out, std::uint64_t value, int width) {
@@ -242,7 +240,7 @@ std::string SealChunks(const ChunkTable& table) {
 
 std::string SealKv(RecordKind kind, const KvHeader& header, std::string_view payload) {
   Require(kind == RecordKind::kGist || kind == RecordKind::kRaw, "KV of a kind that holds none");
-  Require(KvDTypeKnown(header.dtype), "KV of a type that is not stored");
+  Require(IsKvType(header.dtype), "KV of a type that is not stored");
   Require(LevelFits(kind, header.level), "KV of a level that does not belong to its kind");
   Require(header.kv_heads > 0 && header.head_dim > 0, "KV without heads or head dimension");
   Require(payload.size() == header.PayloadBytes(), "KV payload of another size than its header says");
@@ -262,7 +260,8 @@ std::string SealDocument(const DocumentRecord& record) {
   PutSized(&body, record.title);
   for (std::uint64_t half : record.content_hash) PutLittle(&body, half, 8);
   PutLittle(&body, record.text_bytes, 8);
-  for (std::uint64_t bytes : record.stored_bytes) PutLittle(&body, bytes, 8);
+  PutLittle(&body, static_cast<std::uint8_t>(record.format), 8);
+  for (int kind = 1; kind < 5; ++kind) PutLittle(&body, record.stored_bytes[kind], 8);
   PutLittle(&body, record.parts.size(), 4);
   for (const PartSummary& part : record.parts) {
     PutLittle(&body, part.num_tokens, 4);
@@ -328,7 +327,7 @@ Result<KvView> OpenKv(RecordKind kind, std::string_view sealed, std::string_view
   if (fields.Int(2) != 0) return Corrupt(name, "reserved bytes of the KV fields are not zero");
   view.header.num_rows = fields.U32();
   view.payload = body.substr(kKvFieldsBytes);
-  if (!KvDTypeKnown(view.header.dtype)) {
+  if (!IsKvType(view.header.dtype)) {
     return Status::Incompatible(std::string(name) + ": KV of type " +
                                 std::to_string(static_cast<int>(view.header.dtype)) + ", not known to this program");
   }
@@ -336,10 +335,11 @@ Result<KvView> OpenKv(RecordKind kind, std::string_view sealed, std::string_view
     return Corrupt(name, "level " + std::to_string(view.header.level) + " does not belong to its kind");
   }
   // Divided rather than multiplied: rows * heads * dim may not fit 64 bits.
-  const std::uint64_t row_bytes =
-      std::uint64_t{2} * view.header.kv_heads * view.header.head_dim * DTypeBytes(view.header.dtype);
+  const std::uint64_t row_bytes = 2 * view.header.row_bytes(), scale_bytes = 2 * view.header.scale_bytes();
   if (row_bytes == 0) return Corrupt(name, "no heads or no head dimension");
-  if (view.payload.size() % row_bytes != 0 || view.payload.size() / row_bytes != view.header.num_rows) {
+  const std::uint64_t rows_bytes = view.payload.size() - scale_bytes;
+  if (view.payload.size() < scale_bytes || rows_bytes % row_bytes != 0 ||
+      rows_bytes / row_bytes != view.header.num_rows) {
     return Corrupt(name, "payload of another size than its fields say");
   }
   return view;
@@ -353,7 +353,13 @@ Result<DocumentRecord> OpenDocument(std::string_view sealed, std::string_view na
   record.title = fields.Sized();
   for (std::uint64_t& half : record.content_hash) half = fields.Int(8);
   record.text_bytes = fields.Int(8);
-  for (std::uint64_t& bytes : record.stored_bytes) bytes = fields.Int(8);
+  const std::uint64_t format = fields.Int(8);
+  if (format > static_cast<std::uint64_t>(TextFormat::kHtml)) {
+    return Status::Incompatible(std::string(name) + ": text of format " + std::to_string(format) +
+                                ", not known to this program");
+  }
+  record.format = static_cast<TextFormat>(format);
+  for (int kind = 1; kind < 5; ++kind) record.stored_bytes[kind] = fields.Int(8);
   const std::uint64_t num_parts = fields.U32();
   if (!fields.ok() || fields.remaining() != num_parts * 24) return Corrupt(name, "counts do not fit its length");
   record.parts.resize(num_parts);

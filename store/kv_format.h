@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "unfold/base.h"
+#include "unfold/options.h"
 
 namespace unfold {
 
@@ -62,9 +63,10 @@ struct PartSummary {
 struct DocumentRecord {
   std::string name;
   std::string title;                       // empty when there is none
+  TextFormat format = TextFormat::kPlain;  // how the source text is read
   std::uint64_t content_hash[2] = {0, 0};  // XXH3-128 of the source text and of what shapes its parts
   std::uint64_t text_bytes = 0;
-  std::uint64_t stored_bytes[5] = {0, 0, 0, 0, 0};  // values by RecordKind (index = kind)
+  std::uint64_t stored_bytes[5] = {0, 0, 0, 0, 0};  // values by RecordKind (index = kind; 0 is none)
   std::vector<PartSummary> parts;
   friend bool operator==(const DocumentRecord&, const DocumentRecord&) = default;
 };
@@ -80,16 +82,25 @@ struct ChunkTable {
 };
 
 // Header of a kGist or kRaw record. Payload: K then V, each [rows, kv_heads, head_dim] of dtype, keys not rotated,
-// row-major. Positions of rows follow from the ChunkTable.
+// row-major; before them, for int8, their scales, bf16 [kv_heads, head_dim] each: an element stands for its value times
+// the scale of its head and channel. Positions of rows follow from the ChunkTable. Rows of a kGist record: sinks, then
+// the gists of each level in order, lowest level first.
 struct KvHeader {
-  DType dtype = DType::kBF16;  // f32 or bf16
+  DType dtype = DType::kBF16;  // f32, bf16 or int8
   std::int8_t level = -1;      // -1: raw tokens; kGist records hold sinks and gists up to this level
   std::uint32_t num_rows = 0;
   std::uint16_t kv_heads = 0;
   std::uint16_t head_dim = 0;
   friend bool operator==(const KvHeader&, const KvHeader&) = default;
-  std::size_t PayloadBytes() const { return std::size_t{2} * num_rows * kv_heads * head_dim * DTypeBytes(dtype); }
+  std::size_t row_bytes() const { return std::size_t{kv_heads} * head_dim * DTypeBytes(dtype); }  // of K, or of V
+  std::size_t scale_bytes() const {                                                               // of K, or of V
+    return dtype == DType::kInt8 ? std::size_t{kv_heads} * head_dim * DTypeBytes(DType::kBF16) : 0;
+  }
+  std::size_t PayloadBytes() const { return 2 * (scale_bytes() + num_rows * row_bytes()); }
 };
+
+// The types that KV is stored in.
+constexpr bool IsKvType(DType type) { return type == DType::kF32 || type == DType::kBF16 || type == DType::kInt8; }
 
 // Sealed records: magic, version, kind, body length, CRC32C of the body, body.
 std::string SealText(std::string_view text);
@@ -111,6 +122,13 @@ Result<ChunkTable> OpenChunks(std::string_view sealed, std::string_view name);
 struct KvView {
   KvHeader header;
   std::string_view payload;  // a view into the sealed record; not aligned beyond 4 bytes
+
+  const char* k_scale() const { return payload.data(); }
+  const char* v_scale() const { return payload.data() + header.scale_bytes(); }
+  const char* k_row(std::size_t row) const {
+    return payload.data() + 2 * header.scale_bytes() + row * header.row_bytes();
+  }
+  const char* v_row(std::size_t row) const { return k_row(header.num_rows + row); }
 };
 Result<KvView> OpenKv(RecordKind kind, std::string_view sealed, std::string_view name);
 Result<DocumentRecord> OpenDocument(std::string_view sealed, std::string_view name);

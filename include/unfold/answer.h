@@ -20,7 +20,7 @@ struct Source {
   std::uint32_t part = 0;
   std::uint32_t byte_begin = 0;  // of the document's source text, half-open
   std::uint32_t byte_end = 0;
-  std::string snippet;  // those bytes
+  std::string snippet;  // those bytes; of HTML the text in them
   double share = 0;     // of the attention mass on chosen chunks; the shares of an answer sum to 1
 };
 
@@ -78,6 +78,7 @@ struct Answer {
   double unfolded_share = 0;           // chunks unfolded / chunks of the working set; mean over selective layers,
                                        // key/value heads and the queries that produced the answer
   bool question_truncated = false;     // cut at max_question_tokens
+  int num_turns_dropped = 0;           // earliest turns of AskOptions::history that did not fit
   std::vector<UnfoldedHead> unfolded;  // with AskOptions::explain
   Usage usage;
   Timings timings;
@@ -87,6 +88,7 @@ struct RouteResult {
   std::vector<RoutedDocument> documents;  // best first
   std::vector<Source> placed;  // parts that would be placed, in placement order; their whole range, share 0, no snippet
   bool question_truncated = false;
+  int num_turns_dropped = 0;
   double route_ms = 0;
 };
 

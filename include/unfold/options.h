@@ -37,7 +37,7 @@ struct EngineOptions {
   // activations are rounded to bf16 before each product (sums stay f32), which CPUs with AVX512-BF16 do in about half
   // the time.
   DType compute = DType::kF32;
-  // Type of stored KV, f32 or bf16; part of the store's fingerprint. Unset: the store's, bf16 for a new one.
+  // Type of stored KV, f32, bf16 or int8; part of the store's fingerprint. Unset: the store's, bf16 for a new one.
   std::optional<DType> kv_type{};
 
   std::uint64_t unfold_cache_bytes = std::uint64_t{512} << 20;  // pages of unfolded raw KV kept between questions
@@ -50,6 +50,7 @@ struct EngineOptions {
 enum class AnswerMode : std::uint8_t {
   kSsa,     // stored KV: gists are scored, the best chunks unfolded
   kDense,   // for comparison: the same documents encoded as plain text, everything attended; reads texts, no stored KV
+  kFresh,   // for comparison: kSsa over the same documents encoded now with f32 KV; what storing in few bits costs
   kClosed,  // no documents
 };
 
@@ -73,16 +74,33 @@ struct WorkingSetOptions {
 };
 
 // A text given directly: for ingest, or with a question.
-enum class TextFormat : std::uint8_t { kPlain, kMarkdown };
+enum class TextFormat : std::uint8_t {
+  kPlain = 0,
+  kMarkdown = 1,
+  kHtml = 2,  // read without markup, navigation and hidden elements (src/text/html_rules.h)
+};
 struct DocumentInput {
   std::string name{};  // unique in its collection; not empty, at most 1024 bytes, valid UTF-8
-  std::string text{};  // UTF-8
+  std::string text{};  // UTF-8; of HTML the file as it is, so that sources cite bytes of the file
   TextFormat format = TextFormat::kPlain;
   // Set by a reader that could not deliver the text (unreadable, binary, too large): the verdict reports it as it is.
   Status read_status{};
 };
 
+// One turn of a conversation.
+enum class TurnRole : std::uint8_t { kUser, kAssistant };
+struct Turn {
+  TurnRole role = TurnRole::kUser;
+  std::string text{};
+};
+
 struct AskOptions {
+  // Turns before the question, oldest first. With a chat template they stand behind the documents as turns; without one
+  // they are joined into the question, a line each. Question and history share max_question_tokens: the earliest turns
+  // are left out as a whole, and a question that is longer by itself is cut and stands alone (Answer says both).
+  // Routing reads the same prompt without documents, and scores the tokens of the question, not those of the history.
+  std::vector<Turn> history{};
+
   AnswerMode mode = AnswerMode::kSsa;
   WorkingSetOptions working_set{};
   // Texts placed after `working_set.documents`, encoded with the question and forgotten after it. Not stored.

@@ -55,17 +55,18 @@ Result<std::vector<PartRef>> NamedParts(const std::vector<PublishedDocument>& do
       return Status::NotFound("collection '" + collection + "' has no document '" + name + "'");
     }
     for (std::uint32_t part = 0; part < it->record.parts.size(); ++part) {
-      parts.push_back({0, snapshot, it->id, name, part, it->record.parts[part]});
+      parts.push_back({0, snapshot, it->id, name, part, it->record.parts[part], it->record.format});
     }
   }
   return parts;
 }
 
-Status CheckBudget(const std::vector<PartRef>& parts, std::int64_t budget) {
+Status CheckBudget(const std::vector<PartRef>& parts, const PreparedQuestion& question) {
+  const std::int64_t budget = question.context_budget;
   std::int64_t tokens = 0;
-  for (const PartRef& part : parts) tokens += part.summary.num_tokens;
+  for (const PartRef& part : parts) tokens += part.summary.num_tokens + question.links_per_part;
   if (tokens <= budget) return Status::Ok();
-  return Status::ResourceExhausted("the documents named hold " + std::to_string(tokens) + " tokens, " +
+  return Status::ResourceExhausted("the documents named take " + std::to_string(tokens) + " tokens, " +
                                    std::to_string(tokens - budget) + " more than the " + std::to_string(budget) +
                                    " that this question leaves room for; name fewer, or raise max_context_tokens up to "
                                    "the model's window");
@@ -94,7 +95,8 @@ Result<ChosenDocuments> ChooseDocuments(AskEnvironment& environment, const AskRe
   UNFOLD_TRY_ASSIGN(const auto index,
                     CurrentIndex(environment, request.collection, *snapshot, std::move(documents), check));
   UNFOLD_TRY_ASSIGN(const RoutingQueries queries,
-                    ComputeRoutingQueries(*model.transformer, model.gist, *model.tokenizer, request.question, check));
+                    ComputeRoutingQueries(*model.transformer, model.gist, *model.tokenizer, request.question,
+                                          request.options.history, check));
   UNFOLD_TRY_ASSIGN(const std::vector<double> scores,
                     index->Score(*model.transformer, model.gist, queries.queries, queries.num_tokens));
   const std::vector<std::size_t> ranked = RankUnits(scores);
@@ -102,7 +104,7 @@ Result<ChosenDocuments> ChooseDocuments(AskEnvironment& environment, const AskRe
   chosen.question_truncated = queries.truncated;
   if (!fixed && !closed) {
     const int max_units = set.max_documents > 0 ? set.max_documents : model.gist.max_documents;
-    chosen.parts = ChooseUnits(*index, snapshot, ranked, max_units, question.context_budget);
+    chosen.parts = ChooseUnits(*index, snapshot, ranked, max_units, question.context_budget, question.links_per_part);
     if (chosen.parts.empty()) {
       return Status::ResourceExhausted("no part of the collection fits the " + std::to_string(question.context_budget) +
                                        " tokens that this question leaves room for");
@@ -148,7 +150,43 @@ Status AskWork::Choose() {
   if (!request_.options.inline_documents.empty() && request_.options.mode != AnswerMode::kClosed) {
     UNFOLD_TRY(EncodeInline());
   }
-  return CheckBudget(chosen_.parts, question_.context_budget);
+  UNFOLD_TRY(CheckBudget(chosen_.parts, question_));
+  return request_.options.mode == AnswerMode::kFresh ? EncodeFresh() : Status::Ok();
+}
+
+// Replaces the chosen parts by the same parts encoded now, with f32 KV, in a store of their own.
+Status AskWork::EncodeFresh() {
+  LoadedModel& model = *environment_.model;
+  fresh_store_ = MakeMemoryStore();
+  UNFOLD_TRY_ASSIGN(const CollectionId collection, fresh_store_->EnsureCollection("fresh"));
+  const std::uint64_t source = environment_.next_source++;
+  std::vector<Publication> publications;
+  for (PartRef& part : chosen_.parts) {
+    UNFOLD_TRY_ASSIGN(const DocumentId id, fresh_store_->AllocateDocument());
+    std::vector<StoreRecord> records;
+    for (const RecordKind kind : {RecordKind::kText, RecordKind::kChunks}) {
+      const std::uint32_t index = kind == RecordKind::kText ? 0 : part.part;
+      UNFOLD_TRY_ASSIGN(std::string sealed, part.snapshot->Read({kind, part.id, index, 0, 0}));
+      records.push_back({{kind, id, index, 0, 0}, std::move(sealed)});
+    }
+    PreparedPart prepared;
+    UNFOLD_TRY_ASSIGN(prepared.table, OpenChunks(records.back().value, records.back().key.ToString()));
+    prepared.sequence = BuildGistSequence(prepared.table.token_ids, model.gist.rules, model.text.word_starts);
+    const EncodeJob job{id, part.part, &prepared};
+    UNFOLD_TRY(EncodeParts(*model.transformer, DType::kF32, std::span(&job, 1), CheckOf(request_), records));
+    UNFOLD_TRY(fresh_store_->Write(records));
+    DocumentRecord record;
+    record.name = std::to_string(id.value);
+    publications.push_back({collection, id, std::move(record)});
+    part.id = id;
+  }
+  UNFOLD_TRY(fresh_store_->Publish(publications));
+  const std::shared_ptr<const StoreSnapshot> snapshot = fresh_store_->Snapshot();
+  for (PartRef& part : chosen_.parts) {
+    part.source = source;
+    part.snapshot = snapshot;
+  }
+  return Status::Ok();
 }
 
 // Documents given with the question go through the same records as stored ones, so an answer from them equals, bit for
@@ -174,8 +212,8 @@ Status AskWork::EncodeInline() {
   const std::shared_ptr<const StoreSnapshot> snapshot = inline_store_->Snapshot();
   for (const Publication& publication : publications) {
     for (std::uint32_t part = 0; part < publication.record.parts.size(); ++part) {
-      chosen_.parts.push_back(
-          {source, snapshot, publication.document, publication.record.name, part, publication.record.parts[part]});
+      chosen_.parts.push_back({source, snapshot, publication.document, publication.record.name, part,
+                               publication.record.parts[part], publication.record.format});
     }
   }
   return Status::Ok();
@@ -218,10 +256,11 @@ Result<RouteResult> RouteWork::Run() {
   UNFOLD_TRY_ASSIGN(const PreparedQuestion question, PrepareQuestion(environment_.model->Context(*environment_.options),
                                                                      request_.question, request_.options));
   UNFOLD_TRY_ASSIGN(ChosenDocuments chosen, ChooseDocuments(environment_, request_, question, CheckOf(request_)));
-  UNFOLD_TRY(CheckBudget(chosen.parts, question.context_budget));
+  UNFOLD_TRY(CheckBudget(chosen.parts, question));
   RouteResult result;
   result.documents = std::move(chosen.routed);
   result.question_truncated = chosen.question_truncated;
+  result.num_turns_dropped = question.prompt.num_turns_dropped;
   result.route_ms = chosen.route_ms;
   for (const PartRef& part : chosen.parts) {
     result.placed.push_back({part.document, part.part, part.summary.body.begin, part.summary.body.end, "", 0});

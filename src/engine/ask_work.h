@@ -62,6 +62,7 @@ class AskWork : public Work {
   Result<bool> StepPhase();
   Status Choose();
   Status EncodeInline();
+  Status EncodeFresh();
   Result<bool> Decode();
   Status Deliver();
 
@@ -72,7 +73,7 @@ class AskWork : public Work {
   Phase phase_ = Phase::kChoose;
   PreparedQuestion question_;
   ChosenDocuments chosen_;
-  std::unique_ptr<Store> inline_store_;
+  std::unique_ptr<Store> inline_store_, fresh_store_;
   std::unique_ptr<Generator> generator_;
   std::chrono::steady_clock::time_point started_;
 };

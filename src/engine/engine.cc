@@ -186,7 +186,9 @@ Result<EncodingCost> EngineImpl::EstimateCost() const {
   const ModelConfig& config = model_->transformer->config();
   const GistConfig& gist = model_->gist;
   const double row_bytes = 2.0 * config.kv_heads * config.head_dim * static_cast<double>(DTypeBytes(model_->kv_type));
-  const double gist_rows = 1.0 / gist.rules.chunk_size + static_cast<double>(gist.rules.sink_size) / gist.part_tokens;
+  double gist_rows = 1.0 / gist.rules.chunk_size;
+  for (int level = 1; level < gist.rules.num_levels(); ++level) gist_rows += gist_rows / gist.rules.section_size;
+  gist_rows += static_cast<double>(gist.rules.sink_size) / gist.part_tokens;
   const double token_bytes = row_bytes * (config.num_layers - 1 + config.num_layers * gist_rows) + sizeof(ByteSpan) + 6;
   EncodingCost cost;
   cost.stored_bytes_per_text_byte = token_bytes / kTextBytesPerToken + 1;
@@ -311,8 +313,9 @@ Status MatchStore(const EngineOptions& options, Store& store, LoadedModel& model
 }
 
 Status CheckOptions(const EngineOptions& options) {
-  if (options.kv_type && *options.kv_type != DType::kF32 && *options.kv_type != DType::kBF16) {
-    return Status::InvalidArgument("kv_type must be f32 or bf16, found " + std::string(DTypeName(*options.kv_type)));
+  if (options.kv_type && !IsKvType(*options.kv_type)) {
+    return Status::InvalidArgument("kv_type must be f32, bf16 or int8, found " +
+                                   std::string(DTypeName(*options.kv_type)));
   }
   if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
     return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));

@@ -13,13 +13,14 @@ std::string MakeFingerprint(const ModelConfig& model, const GistConfig& gist, st
   json["store_format"] = kStoreFormatVersion;
   json["weights"] = weights_hash;
   json["tokenizer"] = tokenizer_hash;
-  json["architecture"] = "llama";
+  json["architecture"] = FamilyName(model.family);
   json["layers"] = model.num_layers;
   json["heads"] = model.heads;
   json["kv_heads"] = model.kv_heads;
   json["head_dim"] = model.head_dim;
   json["norm_epsilon"] = model.norm_epsilon;
-  json["rope_theta"] = model.rope_theta;
+  json["rope_theta"] = model.rope.theta;
+  if (model.rope.type != RopeType::kDefault) json["rope"] = RopeJson(model.rope);
   json["gist_ids"] = rules.gist_ids;
   json["chunk_size"] = rules.chunk_size;
   json["section_size"] = rules.section_size;
@@ -37,7 +38,7 @@ Result<DType> FingerprintKvType(std::string_view fingerprint) {
   UNFOLD_TRY_ASSIGN(const Json json, ParseJson(fingerprint, "store fingerprint"));
   UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(json, "store fingerprint"));
   UNFOLD_TRY_ASSIGN(const std::string name, fields.String("kv_type"));
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
     if (name == DTypeName(type)) return type;
   }
   return Status::Incompatible("store fingerprint: kv_type '" + name + "' is not known to this build");

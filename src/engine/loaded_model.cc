@@ -5,21 +5,51 @@
 
 #include "base/json.h"
 #include "model/checkpoint.h"
+#include "text/config_tokens.h"
+#include "text/tokenizer_config.h"
 
 namespace unfold {
 namespace {
 
+// Embedding matrices are rounded up to a size that computes well; more rows than this are another tokenizer's.
+constexpr std::int32_t kMostPaddingRows = 1024;
+
+Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& path) {
+  const std::int32_t padding = config.vocab_size - tokenizer.vocab_size();
+  if (padding >= 0 && padding <= kMostPaddingRows) return Status::Ok();
+  return Status::InvalidArgument(path + ": has " + std::to_string(tokenizer.vocab_size()) +
+                                 " tokens, config.json says vocab_size " + std::to_string(config.vocab_size) +
+                                 ": tokenizer and model do not belong together");
+}
+
+// Special tokens that only tokenizer_config.json names, as far as the model has rows for them.
+Result<std::vector<std::string>> MissingSpecialTokens(const std::string& model_dir, const Tokenizer& tokenizer,
+                                                      const ModelConfig& config) {
+  UNFOLD_TRY_ASSIGN(const TokenizerConfig beside, ReadTokenizerConfig(model_dir));
+  std::vector<std::string> missing;
+  std::int32_t rows = config.vocab_size - tokenizer.vocab_size();
+  for (const std::string& token : beside.special_tokens) {
+    const TokenId id = tokenizer.IdOf(token);
+    if (id >= 0 && tokenizer.IsSpecial(id)) continue;
+    if (id < 0 && rows-- <= 0) break;
+    missing.push_back(token);
+  }
+  return missing;
+}
+
 Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
   const std::string path = options.model_path + "/tokenizer.json";
-  UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
-  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path));
-  loaded.tokenizer_hash = HashHex(bytes);
   const ModelConfig& config = loaded.transformer->config();
-  if (loaded.tokenizer->vocab_size() != config.vocab_size) {
-    return Status::InvalidArgument(path + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +
-                                   " tokens, config.json says vocab_size " + std::to_string(config.vocab_size) +
-                                   ": tokenizer and model do not belong together");
+  UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
+  UNFOLD_TRY_ASSIGN(const Json config_tokens, ReadConfigTokens(options.model_path));
+  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, {}, config_tokens));
+  UNFOLD_TRY_ASSIGN(const std::vector<std::string> missing,
+                    MissingSpecialTokens(options.model_path, *loaded.tokenizer, config));
+  if (!missing.empty()) {
+    UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, missing, config_tokens));
   }
+  loaded.tokenizer_hash = HashHex(bytes + loaded.tokenizer->more());
+  UNFOLD_TRY(CheckVocabulary(*loaded.tokenizer, config, path));
   UNFOLD_TRY_ASSIGN(loaded.gist, LoadGistConfig(options.model_path, options.gist_overrides, config, *loaded.tokenizer));
   loaded.text.tokenizer = loaded.tokenizer.get();
   loaded.text.config = &loaded.gist;

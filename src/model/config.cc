@@ -2,7 +2,7 @@
 #include "model/config.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <array>
 #include <string_view>
 
 #include "base/json.h"
@@ -12,25 +12,44 @@ namespace {
 
 constexpr std::int64_t kMaxDim = 1 << 24;
 
+struct Family {
+  std::string_view type;
+  std::string_view architecture;
+  ModelFamily family;
+};
+constexpr std::array<Family, 3> kFamilies = {{{"llama", "LlamaForCausalLM", ModelFamily::kLlama},
+                                              {"qwen2", "Qwen2ForCausalLM", ModelFamily::kQwen2},
+                                              {"qwen3", "Qwen3ForCausalLM", ModelFamily::kQwen3}}};
+
+// Qwen writes sliding_window whether it is used or not; nobody slides here.
+Status RefuseSlidingWindow(const JsonFields& fields, ModelFamily family) {
+  UNFOLD_TRY_ASSIGN(const bool used, fields.BoolOr("use_sliding_window", false));
+  if (used) return fields.Error("use_sliding_window", "= true is not supported: every layer must attend to all tokens");
+  const Json* window = fields.Find("sliding_window");
+  if (window != nullptr && family == ModelFamily::kLlama) {
+    return fields.Error("sliding_window", "= " + window->dump().substr(0, 80) + " is not supported");
+  }
+  UNFOLD_TRY_ASSIGN(const auto layer_types, fields.StringsOr("layer_types", {}));
+  for (const std::string& type : layer_types) {
+    if (type != "full_attention") {
+      return fields.Error("layer_types", "holds '" + type + "', which is not supported (only 'full_attention')");
+    }
+  }
+  return Status::Ok();
+}
+
 // Fields that change what the model computes. Each is accepted only when absent or at its neutral value.
 Status RefuseUnsupported(const JsonFields& fields) {
-  for (std::string_view field : {"attention_bias", "mlp_bias", "use_sliding_window", "qk_norm", "use_qk_norm"}) {
+  for (std::string_view field : {"attention_bias", "mlp_bias", "qk_norm", "use_qk_norm", "use_mrope"}) {
     UNFOLD_TRY_ASSIGN(const bool on, fields.BoolOr(field, false));
     if (on) return fields.Error(field, "= true is not supported");
   }
   for (std::string_view field :
-       {"rope_scaling", "quantization_config", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
-        "logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
-        "num_local_experts", "num_experts", "clip_qkv", "compression_config"}) {
+       {"quantization_config", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling",
+        "embedding_multiplier", "residual_multiplier", "attention_multiplier", "num_local_experts", "num_experts",
+        "clip_qkv", "compression_config"}) {
     const Json* value = fields.Find(field);
-    if (value == nullptr) continue;
-    if (field == "rope_scaling" && value->is_object()) {
-      const Json none;
-      const auto type = value->contains("rope_type") ? value->at("rope_type") : value->value("type", none);
-      if (type == "default") continue;
-      return fields.Error(field, "of type " + type.dump() + " is not supported (only \"default\")");
-    }
-    return fields.Error(field, "= " + value->dump().substr(0, 80) + " is not supported");
+    if (value != nullptr) return fields.Error(field, "= " + value->dump().substr(0, 80) + " is not supported");
   }
   UNFOLD_TRY_ASSIGN(const double rotary, fields.NumberOr("partial_rotary_factor", 1.0));
   if (rotary != 1.0) return fields.Error("partial_rotary_factor", "other than 1 is not supported");
@@ -39,16 +58,20 @@ Status RefuseUnsupported(const JsonFields& fields) {
   return Status::Ok();
 }
 
-Status CheckArchitecture(const JsonFields& fields) {
+Result<ModelFamily> ReadFamily(const JsonFields& fields) {
   UNFOLD_TRY_ASSIGN(const std::string type, fields.String("model_type"));
-  if (type != "llama") return fields.Error("model_type", "'" + type + "' is not supported (only 'llama')");
-  UNFOLD_TRY_ASSIGN(const auto architectures, fields.StringsOr("architectures", {"LlamaForCausalLM"}));
+  const auto known = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return f.type == type; });
+  if (known == kFamilies.end()) {
+    return fields.Error("model_type", "'" + type + "' is not supported (llama, qwen2 and qwen3 are)");
+  }
+  const std::string architecture(known->architecture);
+  UNFOLD_TRY_ASSIGN(const auto architectures, fields.StringsOr("architectures", {architecture}));
   for (const std::string& name : architectures) {
-    if (name != "LlamaForCausalLM") {
-      return fields.Error("architectures", "'" + name + "' is not supported (only 'LlamaForCausalLM')");
+    if (name != architecture) {
+      return fields.Error("architectures", "'" + name + "' is not supported (only '" + architecture + "')");
     }
   }
-  return Status::Ok();
+  return known->family;
 }
 
 // An id or a list of ids; empty when absent.
@@ -66,25 +89,25 @@ Result<std::vector<TokenId>> EndTokens(const JsonFields& fields, std::int64_t vo
   return ids;
 }
 
-// Newer checkpoints keep everything about rotation in one object.
-Result<double> RopeTheta(const JsonFields& fields) {
-  UNFOLD_TRY_ASSIGN(const double theta, fields.NumberOr("rope_theta", 10000.0));
-  const Json* parameters = fields.Find("rope_parameters");
-  if (parameters == nullptr) return theta;
-  UNFOLD_TRY_ASSIGN(const JsonFields rope, JsonFields::Of(*parameters, fields.name() + ": rope_parameters"));
-  for (std::string_view field : {"rope_type", "type"}) {
-    UNFOLD_TRY_ASSIGN(const std::string type, rope.StringOr(field, "default"));
-    if (type != "default") return rope.Error(field, "'" + type + "' is not supported (only 'default')");
+// Where the file is silent, Qwen3's heads are 128 wide; the others divide the model.
+Status ReadHeads(const JsonFields& fields, ModelConfig& config) {
+  UNFOLD_TRY_ASSIGN(const std::int64_t kv_heads, fields.IntOr("num_key_value_heads", config.heads, 1, config.heads));
+  config.kv_heads = static_cast<std::int32_t>(kv_heads);
+  if (config.heads % config.kv_heads != 0) {
+    return fields.Error("num_attention_heads", "is not a multiple of num_key_value_heads");
   }
-  for (const auto& [field, value] : parameters->items()) {
-    const bool known = field == "rope_type" || field == "type" || field == "rope_theta";
-    if (!known && !value.is_null()) return rope.Error(field, "is not supported");
+  const bool divided = config.family != ModelFamily::kQwen3;
+  if (!fields.Has("head_dim") && divided && config.model_dim % config.heads != 0) {
+    return fields.Error("hidden_size", "is not a multiple of num_attention_heads, and there is no head_dim");
   }
-  return rope.NumberOr("rope_theta", theta);
+  const std::int32_t usual = divided ? config.model_dim / config.heads : 128;
+  UNFOLD_TRY_ASSIGN(const std::int64_t head_dim, fields.IntOr("head_dim", usual, 2, 1024));
+  if (head_dim % 2 != 0) return fields.Error("head_dim", "must be even");
+  config.head_dim = static_cast<std::int32_t>(head_dim);
+  return Status::Ok();
 }
 
-Result<ModelConfig> ReadDims(const JsonFields& fields) {
-  ModelConfig config;
+Status ReadDims(const JsonFields& fields, ModelConfig& config) {
   const auto read = [&fields](std::int32_t& target, std::string_view field) -> Status {
     UNFOLD_TRY_ASSIGN(const std::int64_t value, fields.Int(field, 1, kMaxDim));
     target = static_cast<std::int32_t>(value);
@@ -96,48 +119,65 @@ Result<ModelConfig> ReadDims(const JsonFields& fields) {
   UNFOLD_TRY(read(config.heads, "num_attention_heads"));
   UNFOLD_TRY(read(config.vocab_size, "vocab_size"));
   UNFOLD_TRY(read(config.max_positions, "max_position_embeddings"));
-  UNFOLD_TRY_ASSIGN(const std::int64_t kv_heads, fields.IntOr("num_key_value_heads", config.heads, 1, config.heads));
-  config.kv_heads = static_cast<std::int32_t>(kv_heads);
   if (config.num_layers > 1024) return fields.Error("num_hidden_layers", "is larger than 1024");
-  if (config.heads % config.kv_heads != 0) {
-    return fields.Error("num_attention_heads", "is not a multiple of num_key_value_heads");
-  }
-  if (!fields.Has("head_dim") && config.model_dim % config.heads != 0) {
-    return fields.Error("hidden_size", "is not a multiple of num_attention_heads, and there is no head_dim");
-  }
-  UNFOLD_TRY_ASSIGN(const std::int64_t head_dim, fields.IntOr("head_dim", config.model_dim / config.heads, 2, 1024));
-  if (head_dim % 2 != 0) return fields.Error("head_dim", "must be even");
-  config.head_dim = static_cast<std::int32_t>(head_dim);
-  return config;
+  return ReadHeads(fields, config);
+}
+
+// Yarn stretches a window that the file may still give by its old length.
+Status ReadRotation(const JsonFields& fields, ModelConfig& config) {
+  UNFOLD_TRY_ASSIGN(config.rope, ReadRope(fields, config.max_positions));
+  if (config.rope.type != RopeType::kYarn) return Status::Ok();
+  const double stretched = config.rope.original_positions * config.rope.factor;
+  if (stretched > kMaxDim) return fields.Error("rope_scaling", "stretches the window beyond what can be used");
+  config.max_positions = std::max(config.max_positions, static_cast<std::int32_t>(stretched));
+  return Status::Ok();
 }
 
 }  // namespace
 
-Result<ModelConfig> LoadModelConfig(const std::string& model_dir) {
-  const std::string path = model_dir + "/config.json";
-  UNFOLD_TRY_ASSIGN(const Json json, ReadJsonFile(path));
+std::string_view FamilyName(ModelFamily family) {
+  for (const Family& known : kFamilies) {
+    if (known.family == family) return known.type;
+  }
+  return "";
+}
+
+Result<ModelConfig> ParseModelConfig(std::string_view config_text, std::string_view generation_text,
+                                     const std::string& dir) {
+  const std::string path = dir + "/config.json";
+  UNFOLD_TRY_ASSIGN(const Json json, ParseJson(config_text, path));
   UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(json, path));
-  UNFOLD_TRY(CheckArchitecture(fields));
+  ModelConfig config;
+  UNFOLD_TRY_ASSIGN(config.family, ReadFamily(fields));
+  UNFOLD_TRY(RefuseSlidingWindow(fields, config.family));
   UNFOLD_TRY(RefuseUnsupported(fields));
-  UNFOLD_TRY_ASSIGN(ModelConfig config, ReadDims(fields));
+  UNFOLD_TRY(ReadDims(fields, config));
   UNFOLD_TRY_ASSIGN(const double epsilon, fields.NumberOr("rms_norm_eps", 1e-6));
   if (!(epsilon > 0 && epsilon < 1)) return fields.Error("rms_norm_eps", "must lie between 0 and 1");
   config.norm_epsilon = static_cast<float>(epsilon);
-  UNFOLD_TRY_ASSIGN(config.rope_theta, RopeTheta(fields));
-  if (!(config.rope_theta > 1)) return fields.Error("rope_theta", "must be larger than 1");
+  UNFOLD_TRY(ReadRotation(fields, config));
   UNFOLD_TRY_ASSIGN(config.tied_embeddings, fields.BoolOr("tie_word_embeddings", false));
   UNFOLD_TRY_ASSIGN(config.end_tokens, EndTokens(fields, config.vocab_size));
-
-  const std::string generation_path = model_dir + "/generation_config.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(generation_path, ignored)) {
-    UNFOLD_TRY_ASSIGN(const Json generation, ReadJsonFile(generation_path));
+  if (!generation_text.empty()) {
+    const std::string generation_path = dir + "/generation_config.json";
+    UNFOLD_TRY_ASSIGN(const Json generation, ParseJson(generation_text, generation_path));
     UNFOLD_TRY_ASSIGN(const JsonFields generation_fields, JsonFields::Of(generation, generation_path));
     UNFOLD_TRY_ASSIGN(const std::vector<TokenId> ids, EndTokens(generation_fields, config.vocab_size));
     if (!ids.empty()) config.end_tokens = ids;
   }
   if (config.end_tokens.empty()) return fields.Error("eos_token_id", "is missing: an answer would never end");
   return config;
+}
+
+Result<ModelConfig> LoadModelConfig(const std::string& model_dir) {
+  UNFOLD_TRY_ASSIGN(const std::string config, ReadFile(model_dir + "/config.json"));
+  Result<std::string> generation = ReadFile(model_dir + "/generation_config.json");
+  if (!generation.ok()) {
+    if (generation.status().code() != StatusCode::kNotFound) return generation.status();
+    return ParseModelConfig(config, "", model_dir);
+  }
+  // An empty file is half a file.
+  return ParseModelConfig(config, generation->empty() ? " " : *generation, model_dir);
 }
 
 }  // namespace unfold

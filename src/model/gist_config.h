@@ -12,6 +12,7 @@
 #include "model/config.h"
 #include "text/gist_sequence.h"
 #include "text/prompt.h"
+#include "text/question_prompt.h"
 #include "text/tokenizer.h"
 #include "unfold/base.h"
 
@@ -27,8 +28,9 @@ struct RoutingHead {
 
 struct GistConfig {
   GistRules rules;
-  double compression = 0;  // r
-  int part_tokens = 0;     // raw tokens of the longest part
+  std::vector<TokenId> link_ids;  // placed after the documents, these for each (method.md section 6); may be empty
+  double compression = 0;         // r
+  int part_tokens = 0;            // raw tokens of the longest part
   int max_question_tokens = 0;
   int max_answer_tokens = 0;
   int max_documents = 0;                   // parts placed when routing; 0: no limit but the token budget
@@ -36,18 +38,25 @@ struct GistConfig {
 
   std::string document_template;  // with {title} and {text}
   PromptTemplate prefix;
-  PromptTemplate question;
+  QuestionPrompt question;
+  std::vector<TokenId> turn_end_tokens;  // end an answer beside the model's end tokens; with a chat template
 
   RouteScoring scoring = RouteScoring::kMaxSim;
-  PromptTemplate routing;
+  QuestionPrompt routing;
   std::vector<RoutingHead> routing_heads;
 };
 
-// Reads `model_dir`/gist_config.json and merges `overrides` (a JSON object, RFC 7396; may be empty) over it. NotFound
-// with what to do when neither names gist tokens; InvalidArgument naming the field: unknown, of a wrong type, or asking
-// for what this build does not do.
+// Reads `model_dir`/gist_config.json and merges `overrides` (a JSON object, RFC 7396; may be empty) over it; one that
+// chooses a chat template takes the file's templates away, and the other way round. Without gist_tokens, <gist>, <Gist>
+// and <MGist> are taken as far as the tokenizer has them. NotFound with what to do when there are no gist tokens, or no
+// file and no chunk size; InvalidArgument naming the field: unknown, of a wrong type, or asking for what this build
+// does not do.
 Result<GistConfig> LoadGistConfig(const std::string& model_dir, std::string_view overrides, const ModelConfig& model,
                                   const Tokenizer& tokenizer);
+
+// The same from memory. `file` is empty when there is none; `model_dir` goes into messages.
+Result<GistConfig> ParseGistConfig(std::string_view file, std::string_view overrides, const std::string& model_dir,
+                                   const ModelConfig& model, const Tokenizer& tokenizer, bool has_chat_template);
 
 }  // namespace unfold
 

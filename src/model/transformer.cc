@@ -36,29 +36,29 @@ Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_
   return model;
 }
 
-// Angles are computed in float as the training code and Hugging Face do: a more exact table would be another model.
 Status Transformer::BuildRope() {
-  const std::int64_t half = config_.head_dim / 2;
+  const std::vector<float> inverse = InverseFrequencies(config_.rope, config_.head_dim);
+  const auto half = static_cast<std::int64_t>(inverse.size());
   const std::int64_t positions = config_.max_positions;
-  std::vector<float> inverse(half);
-  for (std::int64_t i = 0; i < half; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.head_dim);
-    inverse[i] = 1.0F / std::pow(static_cast<float>(config_.rope_theta), exponent);
-  }
-  std::vector<float> cosines(positions * half), sines(positions * half);
-  for (std::int64_t p = 0; p < positions; ++p) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(p) * inverse[i];
-      cosines[p * half + i] = std::cos(angle);
-      sines[p * half + i] = std::sin(angle);
-    }
-  }
-  UNFOLD_TRY_ASSIGN(rope_cos_, backend_.Allocate(cosines.size() * sizeof(float)));
-  UNFOLD_TRY_ASSIGN(rope_sin_, backend_.Allocate(sines.size() * sizeof(float)));
+  const auto scale = static_cast<float>(config_.rope.attention_factor);
+  const std::size_t bytes = static_cast<std::size_t>(positions * half) * sizeof(float);
+  UNFOLD_TRY_ASSIGN(rope_cos_, backend_.Allocate(bytes));
+  UNFOLD_TRY_ASSIGN(rope_sin_, backend_.Allocate(bytes));
   rope_.cos = rope_cos_.View(DType::kF32, {positions, half});
   rope_.sin = rope_sin_.View(DType::kF32, {positions, half});
-  UNFOLD_TRY(backend_.Upload(rope_.cos, cosines.data()));
-  return backend_.Upload(rope_.sin, sines.data());
+  constexpr std::int64_t kBlock = 1024;  // positions at a time: a long window needs no second table on the host
+  std::vector<float> cosines(kBlock * half), sines(kBlock * half);
+  for (std::int64_t begin = 0; begin < positions; begin += kBlock) {
+    const std::int64_t end = std::min(begin + kBlock, positions);
+    for (std::int64_t at = 0; at < (end - begin) * half; ++at) {
+      const float angle = static_cast<float>(begin + at / half) * inverse[at % half];
+      cosines[at] = std::cos(angle) * scale;
+      sines[at] = std::sin(angle) * scale;
+    }
+    UNFOLD_TRY(backend_.Upload(rope_.cos.Rows(begin, end), cosines.data()));
+    UNFOLD_TRY(backend_.Upload(rope_.sin.Rows(begin, end), sines.data()));
+  }
+  return Status::Ok();
 }
 
 Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options) {
@@ -67,6 +67,9 @@ Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention,
   UNFOLD_TRY_ASSIGN(const Tensor id_view, ids_.Upload(backend_, ids));
   UNFOLD_TRY_ASSIGN(hidden_view_, hidden_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
   UNFOLD_TRY(backend_.Embed({.table = weights_.embedding, .ids = id_view, .out = hidden_view_}));
+  if (config_.has_qkv_bias()) {
+    UNFOLD_TRY_ASSIGN(first_row_view_, first_row_.Upload(backend_, std::vector<std::int32_t>(ids.size(), 0)));
+  }
   const int num_layers = options.num_layers > 0 ? options.num_layers : config_.num_layers;
   for (int layer = 0; layer < num_layers; ++layer) {
     UNFOLD_TRY(RunLayer(layer, num_tokens, options.keys_only && layer + 1 == num_layers, attention));
@@ -86,19 +89,39 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   UNFOLD_TRY_ASSIGN(const Tensor v, v_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY(backend_.RmsNorm(
       {.x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  const MatMulArgs kv_products[] = {Product(normed, weights.k, k), Product(normed, weights.v, v)};
+  UNFOLD_TRY_ASSIGN(const MatMulArgs k_product, Projection(normed, weights.k, weights.k_bias, k));
+  UNFOLD_TRY_ASSIGN(const MatMulArgs v_product, Projection(normed, weights.v, weights.v_bias, v));
   if (keys_only) {
-    UNFOLD_TRY(backend_.MatMuls(kv_products));
+    const MatMulArgs products[] = {k_product, v_product};
+    UNFOLD_TRY(backend_.MatMuls(products));
+    UNFOLD_TRY(NormHeads(weights.k_norm, k));
     return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
   }
   UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
-  const MatMulArgs products[] = {kv_products[0], kv_products[1], Product(normed, weights.q, q)};
+  UNFOLD_TRY_ASSIGN(const MatMulArgs q_product, Projection(normed, weights.q, weights.q_bias, q));
+  const MatMulArgs products[] = {k_product, v_product, q_product};
   UNFOLD_TRY(backend_.MatMuls(products));
+  UNFOLD_TRY(NormHeads(weights.k_norm, k));
+  UNFOLD_TRY(NormHeads(weights.q_norm, q));
   UNFOLD_TRY(attention.Attend(layer, heads(q, config_.heads), heads(k, config_.kv_heads), heads(v, config_.kv_heads),
                               heads(attended, config_.heads)));
   UNFOLD_TRY(backend_.MatMul(Product(attended, weights.o, hidden_view_, /*accumulate=*/true)));
   return RunFfn(weights, num_tokens);
+}
+
+// A bias stands in the output before the product is added to it: one rounding more, and no operation of its own.
+Result<MatMulArgs> Transformer::Projection(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                           const Tensor& out) {
+  const bool has_bias = bias.data != nullptr;
+  if (has_bias) UNFOLD_TRY(backend_.Embed({.table = bias, .ids = first_row_view_, .out = out}));
+  return Product(x, weight, out, has_bias);
+}
+
+Status Transformer::NormHeads(const Tensor& weight, const Tensor& rows) {
+  if (weight.data == nullptr) return Status::Ok();
+  const Tensor heads = rows.Reshape({rows.size() / config_.head_dim, config_.head_dim});
+  return backend_.RmsNorm({.x = heads, .weight = weight, .epsilon = config_.norm_epsilon, .out = heads});
 }
 
 // In slices of rows: their memory does not grow with the pass, and rows do not see each other.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Transformer: the layer loop of a Llama decoder in backend operations. What a query attends is the caller's matter:
-// the loop hands un-rotated q, k, v of each layer to a LayerAttention and goes on with what it returns.
+// Transformer: the layer loop of a Llama or Qwen decoder in backend operations. What a query attends is the caller's
+// matter: the loop hands un-rotated q, k, v of each layer to a LayerAttention and goes on with what it returns.
 #ifndef UNFOLD_MODEL_TRANSFORMER_H_
 #define UNFOLD_MODEL_TRANSFORMER_H_
 
@@ -72,6 +72,10 @@ class Transformer {
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
   Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
   Status RunFfnRows(const LayerWeights& weights, const Tensor& hidden);
+  // The product x * weight^T + bias, ready to run once the bias stands in `out`; a bias without data is none.
+  Result<MatMulArgs> Projection(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out);
+  // RMS norm of each head of `rows` [T, heads * D], in place; a weight without data is none.
+  Status NormHeads(const Tensor& weight, const Tensor& rows);
 
   ModelConfig config_;
   SafeTensors checkpoint_;
@@ -81,9 +85,9 @@ class Transformer {
   Buffer rope_cos_, rope_sin_;
   RopeTable rope_;
   // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
-  // slice, F].
-  ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
-  Tensor hidden_view_;
+  // slice, F]. first_row [T] is all zeros: the row of a bias that each token takes.
+  ScratchBuffer ids_, first_row_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
+  Tensor hidden_view_, first_row_view_;
 };
 
 }  // namespace unfold

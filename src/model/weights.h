@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Llama checkpoint's weights as backend tensors, by role. Host backends read the mapped file itself.
+// A checkpoint's weights as backend tensors, by role. Host backends read the mapped file itself.
 #ifndef UNFOLD_MODEL_WEIGHTS_H_
 #define UNFOLD_MODEL_WEIGHTS_H_
 
@@ -16,10 +16,13 @@ struct LayerWeights {
   Tensor input_norm;  // [M]
   Tensor q;           // [H * D, M]
   Tensor k, v;        // [Hk * D, M]
-  Tensor o;           // [M, H * D]
-  Tensor post_norm;   // [M]
-  Tensor gate, up;    // [F, M]
-  Tensor down;        // [M, F]
+  // Qwen2: [1, H * D] and [1, Hk * D], else without data. Qwen3: [D], else without data.
+  Tensor q_bias, k_bias, v_bias;
+  Tensor q_norm, k_norm;
+  Tensor o;          // [M, H * D]
+  Tensor post_norm;  // [M]
+  Tensor gate, up;   // [F, M]
+  Tensor down;       // [M, F]
 };
 
 struct Weights {
@@ -29,7 +32,8 @@ struct Weights {
   Tensor output;      // [V, M]; the embedding when tied
 };
 
-// Binds names to roles and checks every shape. The tensors point into `checkpoint` for host backends.
+// Binds names to roles and checks every shape. InvalidArgument also for a tensor that no role takes: what is not
+// computed is not left out in silence. The tensors point into `checkpoint` for host backends.
 Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& config, Backend& backend);
 
 }  // namespace unfold

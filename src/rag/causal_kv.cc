@@ -33,15 +33,16 @@ Status CausalKv::Append(Transformer& model, int layer, std::int64_t row_begin, c
                                  .out_v = v(layer)});
 }
 
-Status CausalAttention::Prepare(std::int64_t num_tokens) {
+Status CausalAttention::Prepare(std::int64_t num_tokens, std::int64_t first) {
+  first_ = first;
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
-  std::iota(positions.begin(), positions.end(), 0);
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(first));
   UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
   return Status::Ok();
 }
 
 Status CausalAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  UNFOLD_TRY(kv_.Append(model_, layer, 0, k, v, positions_));
+  UNFOLD_TRY(kv_.Append(model_, layer, first_, k, v, positions_));
   if (q.data == nullptr) return Status::Ok();
   SparseAttentionArgs args;
   args.q = q;
@@ -52,6 +53,7 @@ Status CausalAttention::Attend(int layer, const Tensor& q, const Tensor& k, cons
   args.prefix_v = kv_.v(layer);
   args.tail_k = kv_.k(layer);
   args.tail_v = kv_.v(layer);
+  args.tail_begin = first_;
   args.out = out;
   return model_.backend().SparseAttention(args);
 }

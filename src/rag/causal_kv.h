@@ -33,12 +33,14 @@ class CausalKv {
   std::int64_t kv_heads_ = 0, head_dim_ = 0, capacity_ = 0;
 };
 
-// Plain causal attention over the pass's own tokens, from position 0: for a prefix, or a routing prompt.
+// Plain causal attention over the pass's own tokens and those of the passes before it: for a prefix, or a routing
+// prompt.
 class CausalAttention : public LayerAttention {
  public:
   // `kv` receives the keys and values. Both must outlive the pass.
   CausalAttention(Transformer& model, CausalKv& kv) : model_(model), kv_(kv) {}
-  Status Prepare(std::int64_t num_tokens);
+  // The next pass has `num_tokens`, of which the first stands at position and row `first`; rows before it are kept.
+  Status Prepare(std::int64_t num_tokens, std::int64_t first = 0);
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
 
  private:
@@ -46,6 +48,7 @@ class CausalAttention : public LayerAttention {
   CausalKv& kv_;
   ScratchBuffer position_memory_;
   Tensor positions_;
+  std::int64_t first_ = 0;
 };
 
 }  // namespace unfold

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <span>
 
+#include "text/readable_text.h"
+
 namespace unfold {
 namespace {
 
@@ -81,7 +83,8 @@ Result<std::vector<Source>> CiteSources(const WorkingSet& context, const Attenti
     source.part = part.ref.part;
     source.byte_begin = bytes.begin;
     source.byte_end = bytes.end;
-    source.snippet = std::string(text.substr(bytes.begin, bytes.end - bytes.begin));
+    UNFOLD_TRY_ASSIGN(const ReadableText readable, ReadableText::Read(text, part.ref.format));
+    source.snippet = std::string(readable.TextIn({bytes.begin, bytes.end}));
     source.share = part_mass / total;
     sources.push_back(std::move(source));
   }

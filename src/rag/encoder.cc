@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rag/encoder.h"
 
-#include <cstring>
-
-#include "base/float16.h"
+#include "rag/kv_rows.h"
 
 namespace unfold {
 namespace {
@@ -50,52 +48,6 @@ class DocumentAttention : public LayerAttention {
   Tensor positions_;
 };
 
-// Collects rows of one layer's k and v into a sealed record.
-class RecordBuilder {
- public:
-  RecordBuilder(const float* k, const float* v, const KvHeader& layout) : k_(k), v_(v), header_(layout) {
-    header_.num_rows = 0;
-    row_values_ = std::size_t{layout.kv_heads} * layout.head_dim;
-  }
-
-  void AddRow(std::int64_t row) { rows_.push_back(row); }
-  std::size_t num_rows() const { return rows_.size(); }
-
-  std::string Seal(RecordKind kind, std::int8_t level) {
-    header_.level = level;
-    header_.num_rows = static_cast<std::uint32_t>(rows_.size());
-    std::string payload(header_.PayloadBytes(), '\0');
-    char* at = payload.data();
-    for (const float* source : {k_, v_}) {
-      for (const std::int64_t row : rows_) at = WriteRow(source + row * static_cast<std::int64_t>(row_values_), at);
-    }
-    rows_.clear();
-    return SealKv(kind, header_, payload);
-  }
-
- private:
-  // Little-endian machines only, as the build checks: the bytes in memory are the bytes of the format.
-  char* WriteRow(const float* values, char* at) const {
-    if (header_.dtype == DType::kF32) {
-      std::memcpy(at, values, row_values_ * sizeof(float));
-      return at + row_values_ * sizeof(float);
-    }
-    for (std::size_t i = 0; i < row_values_; ++i) {
-      const std::uint16_t bits = F32ToBF16(values[i]);
-      std::memcpy(at + i * sizeof bits, &bits, sizeof bits);
-    }
-    return at + row_values_ * sizeof(std::uint16_t);
-  }
-
-  const float* k_;
-  const float* v_;
-  KvHeader header_;
-  std::size_t row_values_ = 0;
-  std::vector<std::int64_t> rows_;
-};
-
-static_assert(std::endian::native == std::endian::little, "stored KV is little-endian");
-
 // The records of one part at one layer. `row_begin` is the part's first row in the packed pass.
 void SealLayer(const EncodeJob& job, int layer, std::int64_t row_begin, const float* k, const float* v,
                const KvHeader& layout, std::vector<StoreRecord>& records) {
@@ -103,17 +55,19 @@ void SealLayer(const EncodeJob& job, int layer, std::int64_t row_begin, const fl
   const auto add = [&](RecordKind kind, std::uint32_t block, std::string value) {
     records.push_back({{kind, job.document, job.part, static_cast<std::uint16_t>(layer), block}, std::move(value)});
   };
-  RecordBuilder gist(k, v, layout);
+  KvRecordBuilder gist(k, v, layout);
   const auto num_rows = static_cast<std::int64_t>(sequence.tokens.size());
-  for (std::int64_t i = 0; i < num_rows; ++i) {
-    const GistToken& token = sequence.tokens[i];
-    if (token.sink != 0 || token.level != kRawLevel) gist.AddRow(row_begin + i);
+  for (std::int64_t i = 0; i < sequence.num_sinks; ++i) gist.AddRow(row_begin + i);
+  for (std::int32_t level = 0; level <= sequence.mask.top_level; ++level) {
+    for (std::int64_t i = 0; i < num_rows; ++i) {
+      if (sequence.tokens[i].level == level) gist.AddRow(row_begin + i);
+    }
   }
   add(RecordKind::kGist, 0, gist.Seal(RecordKind::kGist, static_cast<std::int8_t>(sequence.mask.top_level)));
   if (layer == 0) return;  // its raw tokens are never attended (method.md section 4)
 
   const auto num_chunks = static_cast<std::uint32_t>(sequence.chunk_tokens.size());
-  RecordBuilder raw(k, v, layout);
+  KvRecordBuilder raw(k, v, layout);
   std::int64_t i = 0;
   for (std::uint32_t block = 0; block * kChunksPerRawBlock < num_chunks; ++block) {
     const auto end_chunk = static_cast<std::int32_t>((block + 1) * kChunksPerRawBlock);

@@ -16,13 +16,21 @@ double MillisecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-// Never generated: gists of every level, and what the model's config suppresses.
+// Never generated: gists of every level, link tokens, what the model's config suppresses, and rows that only pad the
+// vocabulary.
 std::vector<TokenId> BannedTokens(const GeneratorContext& context, bool ignore_end_token) {
   std::vector<TokenId> banned = context.config->suppressed_tokens;
   const auto& gists = context.config->rules.gist_ids;
   banned.insert(banned.end(), gists.begin(), gists.end());
-  const auto& ends = context.model->config().end_tokens;
-  if (ignore_end_token) banned.insert(banned.end(), ends.begin(), ends.end());
+  banned.insert(banned.end(), context.config->link_ids.begin(), context.config->link_ids.end());
+  for (TokenId id = context.tokenizer->vocab_size(); id < context.model->config().vocab_size; ++id) {
+    banned.push_back(id);
+  }
+  if (ignore_end_token) {
+    for (const auto* ends : {&context.model->config().end_tokens, &context.config->turn_end_tokens}) {
+      banned.insert(banned.end(), ends->begin(), ends->end());
+    }
+  }
   return banned;
 }
 
@@ -69,7 +77,8 @@ Result<PreparedQuestion> PrepareQuestion(const GeneratorContext& context, std::s
                                          const AskOptions& options) {
   UNFOLD_TRY(CheckOptions(options));
   PreparedQuestion prepared;
-  prepared.prompt = context.config->question.Fill(question, context.config->max_question_tokens, *context.tokenizer);
+  prepared.prompt =
+      context.config->question.Fill(question, context.config->max_question_tokens, *context.tokenizer, options.history);
   if (prepared.prompt.question_begin == prepared.prompt.question_end) {
     return Status::InvalidArgument("the question is empty");
   }
@@ -85,6 +94,9 @@ Result<PreparedQuestion> PrepareQuestion(const GeneratorContext& context, std::s
   }
   const std::int64_t wanted = options.working_set.max_context_tokens;
   prepared.context_budget = wanted > 0 ? std::min(wanted, window) : window;
+  if (options.mode != AnswerMode::kDense) {
+    prepared.links_per_part = static_cast<std::int64_t>(context.config->link_ids.size());
+  }
   return prepared;
 }
 
@@ -115,7 +127,8 @@ Status Generator::Place(std::vector<PartRef> parts) {
     UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::PlaceDense(*context_.model, *context_.cache, std::move(parts), first,
                                                            context_.dense_batch_tokens, check_));
   } else {
-    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::Place(*context_.model, *context_.cache, std::move(parts), first));
+    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::Place(*context_.model, *context_.cache, context_.config->rules,
+                                                      std::move(parts), first));
   }
   place_ms_ = MillisecondsSince(begin);
   return Status::Ok();
@@ -133,13 +146,28 @@ Status Generator::Prefill() {
     budget.top_p = options_.unfold_top_p;
   }
   const auto question_tokens = static_cast<std::int64_t>(question_.prompt.ids.size());
+  const std::vector<TokenId> links = LinkTokens();
+  const auto num_links = static_cast<std::int64_t>(links.size());
   UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*context_.model, context_.model->config().num_layers,
-                                                  question_tokens + question_.max_answer_tokens));
+                                                  num_links + question_tokens + question_.max_answer_tokens));
   attention_ = std::make_unique<QueryAttention>(*context_.model, context_.prefix->kv, context_.prefix->num_tokens,
                                                 working_set_.get(), std::move(tail), budget, check_);
+  if (!links.empty()) {
+    UNFOLD_TRY(attention_->BeginLinks(static_cast<std::int64_t>(context_.config->link_ids.size())));
+    UNFOLD_TRY(context_.model->Run(links, *attention_, {.num_layers = 0, .keys_only = true}));
+  }
   UNFOLD_TRY(RunPass(question_.prompt.ids));
   prefill_ms_ = MillisecondsSince(begin);
   return Status::Ok();
+}
+
+// The model's link tokens, once for each placed document. Texts that are stuffed (dense) have none.
+std::vector<TokenId> Generator::LinkTokens() const {
+  std::vector<TokenId> links;
+  if (working_set_ == nullptr || options_.mode == AnswerMode::kDense) return links;
+  const std::vector<TokenId>& ids = context_.config->link_ids;
+  for (std::size_t j = 0; j < working_set_->parts().size(); ++j) links.insert(links.end(), ids.begin(), ids.end());
+  return links;
 }
 
 Status Generator::RunPass(std::span<const TokenId> ids) {
@@ -150,8 +178,10 @@ Status Generator::RunPass(std::span<const TokenId> ids) {
 }
 
 bool Generator::IsEnd(TokenId token) const {
-  const auto& ends = context_.model->config().end_tokens;
-  return std::find(ends.begin(), ends.end(), token) != ends.end();
+  const auto has = [token](const std::vector<TokenId>& ends) {
+    return std::find(ends.begin(), ends.end(), token) != ends.end();
+  };
+  return has(context_.model->config().end_tokens) || has(context_.config->turn_end_tokens);
 }
 
 Result<bool> Generator::End(FinishReason reason, const TextSink& sink) {
@@ -185,6 +215,7 @@ Result<Answer> Generator::TakeAnswer() {
   answer.tokens = answer_;
   answer.finish = finish_;
   answer.question_truncated = question_.prompt.truncated;
+  answer.num_turns_dropped = question_.prompt.num_turns_dropped;
   answer.timings.place_ms = place_ms_;
   answer.timings.prefill_ms = prefill_ms_;
   Usage& usage = answer.usage;
@@ -194,7 +225,7 @@ Result<Answer> Generator::TakeAnswer() {
   if (working_set_ == nullptr) return answer;
 
   const AttentionReport& report = attention_->report();
-  usage.prompt_tokens += working_set_->num_tokens();
+  usage.prompt_tokens += working_set_->num_tokens() + LinkTokens().size();
   if (options_.mode == AnswerMode::kSsa) usage.cached_tokens += working_set_->num_tokens();
   usage.context_chunks = working_set_->num_chunks();
   usage.kv_bytes_read = working_set_->kv_bytes_read();

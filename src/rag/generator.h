@@ -46,7 +46,8 @@ struct GeneratorContext {
 struct PreparedQuestion {
   FilledPrompt prompt;
   std::int64_t max_answer_tokens = 0;
-  std::int64_t context_budget = 0;  // raw tokens that documents may take
+  std::int64_t context_budget = 0;  // raw and link tokens that documents may take
+  std::int64_t links_per_part = 0;  // link tokens that each placed part takes of it
 };
 // InvalidArgument for options out of range or an empty question, ResourceExhausted when the window is too small.
 Result<PreparedQuestion> PrepareQuestion(const GeneratorContext& context, std::string_view question,
@@ -79,6 +80,7 @@ class Generator {
   Generator(const GeneratorContext& context, PreparedQuestion question, const AskOptions& options, CancelCheck check);
   Status Place(std::vector<PartRef> parts);
   Status Prefill();
+  std::vector<TokenId> LinkTokens() const;
   Status RunPass(std::span<const TokenId> ids);
   bool IsEnd(TokenId token) const;
   Result<bool> End(FinishReason reason, const TextSink& sink);

@@ -38,7 +38,7 @@ struct TextRules {
 // What tells an unchanged document: its text and format.
 void HashContent(const DocumentInput& input, std::uint64_t hash[2]);
 
-// InvalidArgument for an empty text or one that is not UTF-8 (with the byte).
+// InvalidArgument for an empty text, and for one that ReadableText refuses.
 Result<PreparedDocument> PrepareDocument(const DocumentInput& input, const TextRules& rules);
 
 // The records of `prepared` that hold no KV: its text, and a chunk table for each part.

@@ -33,6 +33,7 @@ QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::
 Status QueryAttention::BeginPass(std::int64_t num_tokens) {
   tail_tokens_ += pass_tokens_;
   pass_tokens_ = num_tokens;
+  row_documents_.clear();
   if (tail_tokens_ + num_tokens > tail_.capacity())
     return Status::Internal("the tail of a query is longer than planned");
   std::fill(pass_mass_.begin(), pass_mass_.end(), 0);
@@ -45,6 +46,15 @@ Status QueryAttention::BeginPass(std::int64_t num_tokens) {
   return Status::Ok();
 }
 
+Status QueryAttention::BeginLinks(std::int64_t num_links) {
+  const auto num_documents = static_cast<std::int64_t>(context_->parts().size());
+  UNFOLD_TRY(BeginPass(num_documents * num_links));
+  for (std::int64_t row = 0; row < pass_tokens_; ++row) {
+    row_documents_.push_back(static_cast<std::int32_t>(row / num_links + 1));
+  }
+  return Status::Ok();
+}
+
 void QueryAttention::CommitPass() {
   for (std::size_t c = 0; c < pass_mass_.size(); ++c) report_.chunk_mass[c] += pass_mass_[c];
   report_.chosen_share_sum += pass_share_sum_;
@@ -54,6 +64,7 @@ void QueryAttention::CommitPass() {
 Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
   UNFOLD_TRY(check_());
   UNFOLD_TRY(tail_.Append(model_, layer, tail_tokens_, k, v, positions_));
+  if (q.data == nullptr) return Status::Ok();  // the last layer of a pass that is after keys alone
   SparseAttentionArgs args;
   args.q = q;
   args.positions = positions_;
@@ -70,8 +81,9 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
   if (context_ != nullptr) {
     view = context_->View(layer);
     args.context = &view;
-    args.collapse = layer == 0;
-    if (layer > 0 && context_->num_chunks() > 0) {
+    args.read = layer == 0 ? GistRead::kCollapsed : row_documents_.empty() ? GistRead::kChosen : GistRead::kAll;
+    args.row_documents = row_documents_;
+    if (args.read == GistRead::kChosen && context_->num_chunks() > 0) {
       UNFOLD_TRY(Select(layer, q, view, args));
       args.chunk_mass = pass_mass_;
       args.mass_from = pass_tokens_ - 1;
@@ -80,33 +92,49 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
   return model_.backend().SparseAttention(args);
 }
 
-// Chooses chunks for every query row and makes them resident.
-Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
+// Scores the gists of one level, under what was chosen above it, and chooses.
+Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
   Backend& backend = model_.backend();
   const ModelConfig& config = model_.config();
-  const std::int64_t chunks = context_->num_chunks();
-  UNFOLD_TRY_ASSIGN(const Tensor scores, scores_.Get(backend, DType::kF32, {pass_tokens_, config.heads, chunks}));
-  UNFOLD_TRY_ASSIGN(args.chosen, chosen_.Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads, chunks}));
-  UNFOLD_TRY_ASSIGN(args.counts, counts_.Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
-  UNFOLD_TRY(
-      backend.GistScore({.q = q, .positions = positions_, .rope = model_.rope(), .context = &view, .scores = scores}));
-  UNFOLD_TRY(backend.SelectChunks({.scores = scores,
-                                   .kv_heads = config.kv_heads,
-                                   .top_k = budget_.top_k,
-                                   .top_p = budget_.top_p,
-                                   .scale = args.scale,
-                                   .chosen = args.chosen,
-                                   .counts = args.counts}));
-  host_chosen_.resize(args.chosen.size());
-  host_counts_.resize(args.counts.size());
-  UNFOLD_TRY(backend.Download(host_chosen_.data(), args.chosen));
-  UNFOLD_TRY(backend.Download(host_counts_.data(), args.counts));
+  const std::int64_t gists = view.gists[level].k.dims[1];
+  const ChosenGists parents = level + 1 < view.num_levels ? args.chosen[level + 1] : ChosenGists{};
+  ChosenGists& chosen = args.chosen[level];
+  UNFOLD_TRY_ASSIGN(const Tensor scores, scores_.Get(backend, DType::kF32, {pass_tokens_, config.heads, gists}));
+  UNFOLD_TRY_ASSIGN(chosen.gists, chosen_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads, gists}));
+  UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
+  UNFOLD_TRY(backend.GistScore({.q = q,
+                                .positions = positions_,
+                                .rope = model_.rope(),
+                                .context = &view,
+                                .level = level,
+                                .parents = parents,
+                                .scores = scores}));
+  return backend.SelectChunks({.scores = scores,
+                               .context = &view,
+                               .level = level,
+                               .parents = parents,
+                               .kv_heads = config.kv_heads,
+                               .top_k = budget_.top_k,
+                               .top_p = budget_.top_p,
+                               .scale = args.scale,
+                               .chosen = chosen});
+}
+
+// Chooses for every query row, coarse to fine, and makes the chosen chunks resident.
+Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
+  for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
+  const ChosenGists& chunks = args.chosen[0];
+  host_chosen_.resize(chunks.gists.size());
+  host_counts_.resize(chunks.counts.size());
+  UNFOLD_TRY(model_.backend().Download(host_chosen_.data(), chunks.gists));
+  UNFOLD_TRY(model_.backend().Download(host_counts_.data(), chunks.counts));
   Record(layer, pass_tokens_);
 
+  const std::int64_t num_chunks = context_->num_chunks();
   distinct_.clear();
   for (std::size_t row = 0; row < host_counts_.size(); ++row) {
     for (std::int32_t i = 0; i < host_counts_[row]; ++i) {
-      const std::int32_t chunk = host_chosen_[row * chunks + i];
+      const std::int32_t chunk = host_chosen_[row * num_chunks + i];
       if (seen_[chunk] == 0) distinct_.push_back(chunk);
       seen_[chunk] = 1;
     }

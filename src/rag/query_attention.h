@@ -4,6 +4,7 @@
 #ifndef UNFOLD_RAG_QUERY_ATTENTION_H_
 #define UNFOLD_RAG_QUERY_ATTENTION_H_
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -42,6 +43,8 @@ class QueryAttention : public LayerAttention {
 
   // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query.
   Status BeginPass(std::int64_t num_tokens);
+  // Announces a pass over link tokens, `num_links` for each document of the context in order (method.md section 6).
+  Status BeginLinks(std::int64_t num_links);
   // Counts the last pass into the report: its token became part of the answer.
   void CommitPass();
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
@@ -50,6 +53,7 @@ class QueryAttention : public LayerAttention {
 
  private:
   Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
+  Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   void Record(int layer, std::int64_t num_tokens);
 
   Transformer& model_;
@@ -62,7 +66,9 @@ class QueryAttention : public LayerAttention {
 
   std::int64_t tail_tokens_ = 0;  // before the running pass
   std::int64_t pass_tokens_ = 0;
-  ScratchBuffer position_memory_, scores_, chosen_, counts_;
+  std::vector<std::int32_t> row_documents_;  // in a pass over links: how many documents each row sees
+  ScratchBuffer position_memory_, scores_;
+  std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
   Tensor positions_;
   std::vector<std::int32_t> host_chosen_, host_counts_, distinct_;
   std::vector<char> seen_;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "rag/causal_kv.h"
+#include "rag/kv_rows.h"
 
 namespace unfold {
 namespace {
@@ -47,8 +48,9 @@ class CapturingAttention : public CausalAttention {
 }  // namespace
 
 Result<RoutingQueries> ComputeRoutingQueries(Transformer& model, const GistConfig& config, const Tokenizer& tokenizer,
-                                             std::string_view question, const CancelCheck& check) {
-  const FilledPrompt prompt = config.routing.Fill(question, config.max_question_tokens, tokenizer);
+                                             std::string_view question, std::span<const Turn> history,
+                                             const CancelCheck& check) {
+  const FilledPrompt prompt = config.routing.Fill(question, config.max_question_tokens, tokenizer, history);
   RoutingQueries result;
   result.truncated = prompt.truncated;
   result.num_tokens = prompt.question_end - prompt.question_begin;
@@ -67,9 +69,9 @@ Result<RoutingQueries> ComputeRoutingQueries(Transformer& model, const GistConfi
 }
 
 Status RoutingIndex::Allocate(Transformer& model, const GistConfig& config, DType type) {
-  type_ = type;
+  type_ = KeyType(type);
   head_dim_ = model.config().head_dim;
-  const std::size_t bytes = static_cast<std::size_t>(unit_begin_.back() * head_dim_) * DTypeBytes(type);
+  const std::size_t bytes = static_cast<std::size_t>(unit_begin_.back() * head_dim_) * DTypeBytes(type_);
   for (const RoutingHead& head : config.routing_heads) {
     Buffer& buffer = keys_[{head.layer, head.head / model.config().group_size()}];
     if (buffer.data() == nullptr) {
@@ -82,7 +84,8 @@ Status RoutingIndex::Allocate(Transformer& model, const GistConfig& config, DTyp
 PartRef RoutingIndex::Ref(std::size_t unit) const {
   const Unit& which = units_[unit];
   const PublishedDocument& document = documents_[which.document];
-  return {0, nullptr, document.id, document.record.name, which.part, document.record.parts[which.part]};
+  const DocumentRecord& record = document.record;
+  return {0, nullptr, document.id, record.name, which.part, record.parts[which.part], record.format};
 }
 
 Status RoutingIndex::LoadPart(Transformer& model, const StoreSnapshot& snapshot, std::size_t unit) {
@@ -101,15 +104,14 @@ Status RoutingIndex::LoadPart(Transformer& model, const StoreSnapshot& snapshot,
     UNFOLD_TRY_ASSIGN(const KvView view, OpenKv(RecordKind::kGist, records[i], keys[i].ToString()));
     const KvHeader& header = view.header;
     const std::int64_t sinks = ref.summary.num_sinks;
-    if (header.num_rows != sinks + num_chunks || header.head_dim != head_dim_ || header.dtype != type_ ||
-        header.kv_heads != model.config().kv_heads) {
+    if (header.num_rows != sinks + ref.summary.num_gists || ref.summary.num_gists < num_chunks ||
+        header.head_dim != head_dim_ || KeyType(header.dtype) != type_ || header.kv_heads != model.config().kv_heads) {
       return Status::Corruption(keys[i].ToString() + ": does not have the shape its document and model give it");
     }
     for (const auto& [head, buffer] : keys_) {
       if (head.first != keys[i].layer) continue;
       for (std::int64_t c = 0; c < num_chunks; ++c) {
-        const std::size_t row = (sinks + c) * header.kv_heads + head.second;
-        rows.replace(c * dim_bytes, dim_bytes, view.payload.substr(row * dim_bytes, dim_bytes));
+        CopyKey(view, sinks + c, head.second, rows.data() + c * dim_bytes);
       }
       const Tensor slab = buffer.View(type_, {unit_begin_.back(), head_dim_});
       UNFOLD_TRY(model.backend().Upload(slab.Rows(unit_begin_[unit], unit_begin_[unit + 1]), rows.data()));
@@ -231,14 +233,16 @@ std::vector<RoutedDocument> BestDocuments(const RoutingIndex& index, std::span<c
 }
 
 std::vector<PartRef> ChooseUnits(const RoutingIndex& index, const std::shared_ptr<const StoreSnapshot>& snapshot,
-                                 std::span<const std::size_t> ranked, std::int64_t max_units, std::int64_t max_tokens) {
+                                 std::span<const std::size_t> ranked, std::int64_t max_units, std::int64_t max_tokens,
+                                 std::int64_t links_per_part) {
   std::vector<PartRef> chosen;
   std::int64_t left = max_tokens;
   for (const std::size_t unit : ranked) {
     if (max_units > 0 && static_cast<std::int64_t>(chosen.size()) == max_units) break;
     PartRef ref = index.Ref(unit);
-    if (ref.summary.num_tokens > left) continue;
-    left -= ref.summary.num_tokens;
+    const std::int64_t cost = ref.summary.num_tokens + links_per_part;
+    if (cost > left) continue;
+    left -= cost;
     ref.snapshot = snapshot;
     chosen.push_back(std::move(ref));
   }

@@ -70,17 +70,19 @@ struct RoutingQueries {
   bool truncated = false;
 };
 Result<RoutingQueries> ComputeRoutingQueries(Transformer& model, const GistConfig& config, const Tokenizer& tokenizer,
-                                             std::string_view question, const CancelCheck& check);
+                                             std::string_view question, std::span<const Turn> history,
+                                             const CancelCheck& check);
 
 // Units best first; ties go to the lower unit.
 std::vector<std::size_t> RankUnits(std::span<const double> scores);
 // The `count` best documents, each by its best part.
 std::vector<RoutedDocument> BestDocuments(const RoutingIndex& index, std::span<const std::size_t> ranked,
                                           std::span<const double> scores, std::size_t count);
-// The best units that fit: at most `max_units` (0: any number) and `max_tokens` raw tokens; one that does not fit is
-// passed over. In placement order, best last.
+// The best units that fit: at most `max_units` (0: any number) and `max_tokens` tokens, raw ones and `links_per_part`
+// for each; one that does not fit is passed over. In placement order, best last.
 std::vector<PartRef> ChooseUnits(const RoutingIndex& index, const std::shared_ptr<const StoreSnapshot>& snapshot,
-                                 std::span<const std::size_t> ranked, std::int64_t max_units, std::int64_t max_tokens);
+                                 std::span<const std::size_t> ranked, std::int64_t max_units, std::int64_t max_tokens,
+                                 std::int64_t links_per_part);
 
 }  // namespace unfold
 

@@ -72,31 +72,12 @@ Result<std::int32_t> UnfoldCache::Unfold(const PageKey& key, const KvView& block
   UNFOLD_TRY_ASSIGN(const std::int32_t page, TakePage());
   Touch(page);
   if (num_tokens > 0) {
-    const ModelConfig& config = model_.config();
-    Backend& backend = model_.backend();
-    const KvHeader& header = block.header;
-    const std::size_t row_bytes = std::size_t{header.kv_heads} * header.head_dim * DTypeBytes(header.dtype);
-    const char* k_rows = block.payload.data() + row_begin * row_bytes;
-    const char* v_rows = k_rows + header.num_rows * row_bytes;
-    UNFOLD_TRY_ASSIGN(const Tensor k,
-                      staged_k_.Get(backend, header.dtype, {num_tokens, config.kv_heads, config.head_dim}));
-    UNFOLD_TRY_ASSIGN(const Tensor v,
-                      staged_v_.Get(backend, header.dtype, {num_tokens, config.kv_heads, config.head_dim}));
-    UNFOLD_TRY(backend.Upload(k, k_rows));
-    UNFOLD_TRY(backend.Upload(v, v_rows));
     std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
     std::iota(positions.begin(), positions.end(), first_position);
-    UNFOLD_TRY_ASSIGN(const Tensor position_view, positions_.Upload(backend, positions));
     const auto one_page = [page](const Tensor& pages) {
       return pages.Rows(page, page + 1).Reshape({pages.dims[1], pages.dims[2], pages.dims[3]});
     };
-    UNFOLD_TRY(backend.Unfold({.k = k,
-                               .v = v,
-                               .positions = position_view,
-                               .rope = model_.rope(),
-                               .row_begin = 0,
-                               .out_k = one_page(pages_k_),
-                               .out_v = one_page(pages_v_)}));
+    UNFOLD_TRY(loader_.Load(model_, block, row_begin, positions, 0, one_page(pages_k_), one_page(pages_v_)));
   }
   pages_[page].key = key;
   pages_[page].used = true;

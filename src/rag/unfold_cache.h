@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "model/transformer.h"
+#include "rag/kv_rows.h"
 #include "store/kv_format.h"
 #include "unfold/base.h"
 
@@ -88,7 +89,7 @@ class UnfoldCache {
   std::int32_t num_used_ = 0;
   std::unordered_map<PageKey, std::int32_t, PageKeyHash> page_of_;
   std::uint64_t stamp_ = 0;
-  ScratchBuffer staged_k_, staged_v_, positions_;
+  KvLoader loader_;
 
   std::uint64_t block_budget_ = 0;
   std::uint64_t block_bytes_ = 0;

@@ -32,20 +32,27 @@ Tensor WorkingSet::SinkView(const Buffer& buffer) const {
   return buffer.View(DType::kF32, {model_.config().kv_heads, segment_sink_.back(), model_.config().head_dim});
 }
 
-Tensor WorkingSet::GistView(const Buffer& buffer) const {
-  return buffer.View(DType::kF32, {model_.config().kv_heads, num_chunks(), model_.config().head_dim});
+Tensor WorkingSet::GistView(const Buffer& buffer, std::size_t level) const {
+  return buffer.View(DType::kF32, {model_.config().kv_heads, levels_[level].segment.back(), model_.config().head_dim});
+}
+
+std::int64_t WorkingSet::num_gists() const {
+  std::int64_t gists = 0;
+  for (const Level& level : levels_) gists += level.segment.back();
+  return gists;
 }
 
 ContextView WorkingSet::View(int layer) const {
   const LayerKv& kv = layers_[layer];
   ContextView view;
   view.segment_offset = segment_offset_;
-  view.segment_chunk = segment_chunk_;
   view.segment_sink = segment_sink_;
   view.sink_k = SinkView(kv.sink_k);
   view.sink_v = SinkView(kv.sink_v);
-  view.gist_k = GistView(kv.gist_k);
-  view.gist_v = GistView(kv.gist_v);
+  view.num_levels = static_cast<int>(levels_.size());
+  for (std::size_t n = 0; n < levels_.size(); ++n) {
+    view.gists[n] = {levels_[n].segment, levels_[n].child, GistView(kv.gist_k[n], n), GistView(kv.gist_v[n], n)};
+  }
   view.chunk_page = kv.chunk_page;
   view.chunk_tokens = chunk_tokens_;
   view.page_k = cache_.page_k();
@@ -53,52 +60,74 @@ ContextView WorkingSet::View(int layer) const {
   return view;
 }
 
+void WorkingSet::AddChunks(const PlacedPart& part) {
+  auto position = static_cast<std::int32_t>(part.table.num_sinks);
+  std::int32_t row = 0;
+  for (std::size_t chunk = 0; chunk < part.table.chunk_tokens.size(); ++chunk) {
+    if (chunk % kChunksPerRawBlock == 0) row = 0;
+    const std::int32_t length = part.table.chunk_tokens[chunk];
+    chunk_tokens_.push_back(length);
+    chunk_position_.push_back(position);
+    chunk_row_.push_back(row);
+    chunk_part_.push_back(static_cast<std::int32_t>(parts_.size()));
+    position += length;
+    row += length;
+    // A gist shares the position of the last raw token before it.
+    levels_[0].position.push_back(std::max(0, position - 1));
+  }
+}
+
 // Dense parts have no chunks: all their tokens are in the place of sinks, which everything sees.
+Status WorkingSet::PlacePart(PartRef ref, bool dense) {
+  const RecordKey key = KeyOf(ref, RecordKind::kChunks);
+  UNFOLD_TRY_ASSIGN(const std::string sealed, ref.snapshot->Read(key));
+  PlacedPart placed;
+  UNFOLD_TRY_ASSIGN(placed.table, OpenChunks(sealed, key.ToString()));
+  const auto longest = std::max_element(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end());
+  if (longest != placed.table.chunk_tokens.end() && *longest > cache_.page_k().dims[2]) {
+    return Contradiction(ref, "a chunk is longer than chunk_size allows");
+  }
+  const auto num_tokens = static_cast<std::int32_t>(placed.table.token_ids.size());
+  if (dense) {
+    placed.table.num_sinks = static_cast<std::uint32_t>(num_tokens);
+    placed.table.chunk_tokens.clear();
+  }
+  placed.offset = end_position_;
+  placed.first_chunk = levels_[0].segment.back();
+  AddChunks(placed);
+  segment_offset_.push_back(placed.offset);
+  segment_sink_.push_back(segment_sink_.back() + static_cast<std::int32_t>(placed.table.num_sinks));
+  levels_[0].segment.push_back(placed.first_chunk + placed.num_chunks());
+  num_tokens_ += num_tokens;
+  end_position_ += num_tokens;
+  placed.ref = std::move(ref);
+  parts_.push_back(std::move(placed));
+  return Status::Ok();
+}
+
 Status WorkingSet::ReadTables(std::vector<PartRef> parts, std::int32_t first_position, bool dense) {
   end_position_ = first_position;
-  segment_chunk_.push_back(0);
   segment_sink_.push_back(0);
-  for (PartRef& ref : parts) {
-    const RecordKey key = KeyOf(ref, RecordKind::kChunks);
-    UNFOLD_TRY_ASSIGN(const std::string sealed, ref.snapshot->Read(key));
-    PlacedPart placed;
-    UNFOLD_TRY_ASSIGN(placed.table, OpenChunks(sealed, key.ToString()));
-    const auto num_tokens = static_cast<std::int32_t>(placed.table.token_ids.size());
-    std::int32_t position = static_cast<std::int32_t>(placed.table.num_sinks);
-    if (std::accumulate(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end(), position) != num_tokens) {
-      return Contradiction(ref, "chunk lengths do not sum to its tokens");
-    }
-    const auto longest = std::max_element(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end());
-    if (longest != placed.table.chunk_tokens.end() && *longest > cache_.page_k().dims[2]) {
-      return Contradiction(ref, "a chunk is longer than chunk_size allows");
-    }
-    if (dense) {
-      placed.table.num_sinks = static_cast<std::uint32_t>(num_tokens);
-      placed.table.chunk_tokens.clear();
-    }
-    placed.offset = end_position_;
-    placed.first_chunk = segment_chunk_.back();
-    std::int32_t row = 0;
-    for (std::size_t chunk = 0; chunk < placed.table.chunk_tokens.size(); ++chunk) {
-      if (chunk % kChunksPerRawBlock == 0) row = 0;
-      const std::int32_t length = placed.table.chunk_tokens[chunk];
-      chunk_tokens_.push_back(length);
-      chunk_position_.push_back(position);
-      chunk_row_.push_back(row);
-      chunk_part_.push_back(static_cast<std::int32_t>(parts_.size()));
-      position += length;
-      row += length;
-    }
-    segment_offset_.push_back(placed.offset);
-    segment_chunk_.push_back(placed.first_chunk + placed.num_chunks());
-    segment_sink_.push_back(segment_sink_.back() + static_cast<std::int32_t>(placed.table.num_sinks));
-    num_tokens_ += num_tokens;
-    num_gists_ += placed.num_chunks();
-    end_position_ += num_tokens;
-    placed.ref = std::move(ref);
-    parts_.push_back(std::move(placed));
-  }
+  for (PartRef& ref : parts) UNFOLD_TRY(PlacePart(std::move(ref), dense));
   return Status::Ok();
+}
+
+// The levels above the chunks: every section_size gists of a document, and what is left at its end, have one above
+// them.
+void WorkingSet::AddSections(const GistRules& rules) {
+  for (int n = 1; n < rules.num_levels(); ++n) {
+    const Level& below = levels_.back();
+    Level level;
+    level.child.push_back(0);
+    for (std::size_t j = 0; j < parts_.size(); ++j) {
+      for (std::int32_t begin = below.segment[j]; begin < below.segment[j + 1]; begin += rules.section_size) {
+        level.child.push_back(std::min(begin + rules.section_size, below.segment[j + 1]));
+        level.position.push_back(below.position[level.child.back() - 1]);
+      }
+      level.segment.push_back(static_cast<std::int32_t>(level.position.size()));
+    }
+    levels_.push_back(std::move(level));
+  }
 }
 
 Status WorkingSet::AllocateLayers() {
@@ -107,33 +136,13 @@ Status WorkingSet::AllocateLayers() {
   for (LayerKv& layer : layers_) {
     UNFOLD_TRY_ASSIGN(layer.sink_k, model_.backend().Allocate(row_bytes * segment_sink_.back()));
     UNFOLD_TRY_ASSIGN(layer.sink_v, model_.backend().Allocate(row_bytes * segment_sink_.back()));
-    UNFOLD_TRY_ASSIGN(layer.gist_k, model_.backend().Allocate(row_bytes * num_chunks()));
-    UNFOLD_TRY_ASSIGN(layer.gist_v, model_.backend().Allocate(row_bytes * num_chunks()));
+    for (std::size_t n = 0; n < levels_.size(); ++n) {
+      UNFOLD_TRY_ASSIGN(layer.gist_k[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
+      UNFOLD_TRY_ASSIGN(layer.gist_v[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
+    }
     layer.chunk_page.assign(num_chunks(), -1);
   }
   return Status::Ok();
-}
-
-Status WorkingSet::LoadRows(const KvView& record, std::int64_t row_begin, std::span<const std::int32_t> positions,
-                            std::int64_t out_begin, const Tensor& out_k, const Tensor& out_v) {
-  const auto num_rows = static_cast<std::int64_t>(positions.size());
-  if (num_rows == 0) return Status::Ok();
-  const KvHeader& header = record.header;
-  const std::size_t row_bytes = std::size_t{header.kv_heads} * header.head_dim * DTypeBytes(header.dtype);
-  const char* k_rows = record.payload.data() + row_begin * row_bytes;
-  Backend& backend = model_.backend();
-  UNFOLD_TRY_ASSIGN(const Tensor k, staged_k_.Get(backend, header.dtype, {num_rows, header.kv_heads, header.head_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor v, staged_v_.Get(backend, header.dtype, {num_rows, header.kv_heads, header.head_dim}));
-  UNFOLD_TRY(backend.Upload(k, k_rows));
-  UNFOLD_TRY(backend.Upload(v, k_rows + header.num_rows * row_bytes));
-  UNFOLD_TRY_ASSIGN(const Tensor position_view, positions_.Upload(backend, positions));
-  return backend.Unfold({.k = k,
-                         .v = v,
-                         .positions = position_view,
-                         .rope = model_.rope(),
-                         .row_begin = out_begin,
-                         .out_k = out_k,
-                         .out_v = out_v});
 }
 
 Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
@@ -144,27 +153,32 @@ Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
   UNFOLD_TRY_ASSIGN(const std::vector<std::string> records, part.ref.snapshot->ReadMany(keys));
   std::vector<std::int32_t> sink_positions(part.table.num_sinks);
   std::iota(sink_positions.begin(), sink_positions.end(), 0);
-  std::vector<std::int32_t> gist_positions;  // a gist shares the position of the last raw token before it
-  for (std::int32_t c = part.first_chunk; c < part.first_chunk + part.num_chunks(); ++c) {
-    gist_positions.push_back(std::max(0, chunk_position_[c] + chunk_tokens_[c] - 1));
-  }
-  const std::int64_t num_rows = std::int64_t{part.table.num_sinks} + part.num_chunks();
+  std::int64_t num_rows = part.table.num_sinks;
+  for (const Level& level : levels_) num_rows += level.segment[index + 1] - level.segment[index];
   for (int layer = 0; layer < model_.config().num_layers; ++layer) {
     UNFOLD_TRY_ASSIGN(const KvView view, OpenKv(RecordKind::kGist, records[layer], keys[layer].ToString()));
     UNFOLD_TRY(CheckShape(view.header, model_.config(), num_rows, part.ref));
     const LayerKv& kv = layers_[layer];
-    UNFOLD_TRY(LoadRows(view, 0, sink_positions, segment_sink_[index], SinkView(kv.sink_k), SinkView(kv.sink_v)));
-    UNFOLD_TRY(LoadRows(view, part.table.num_sinks, gist_positions, part.first_chunk, GistView(kv.gist_k),
-                        GistView(kv.gist_v)));
+    UNFOLD_TRY(
+        loader_.Load(model_, view, 0, sink_positions, segment_sink_[index], SinkView(kv.sink_k), SinkView(kv.sink_v)));
+    std::int64_t row = part.table.num_sinks;
+    for (std::size_t n = 0; n < levels_.size(); ++n) {
+      const std::int32_t begin = levels_[n].segment[index], count = levels_[n].segment[index + 1] - begin;
+      const std::span<const std::int32_t> positions(levels_[n].position.data() + begin, count);
+      UNFOLD_TRY(
+          loader_.Load(model_, view, row, positions, begin, GistView(kv.gist_k[n], n), GistView(kv.gist_v[n], n)));
+      row += count;
+    }
     kv_bytes_read_ += records[layer].size();
   }
   return Status::Ok();
 }
 
-Result<std::unique_ptr<WorkingSet>> WorkingSet::Place(Transformer& model, UnfoldCache& cache,
+Result<std::unique_ptr<WorkingSet>> WorkingSet::Place(Transformer& model, UnfoldCache& cache, const GistRules& rules,
                                                       std::vector<PartRef> parts, std::int32_t first_position) {
   std::unique_ptr<WorkingSet> set(new WorkingSet(model, cache));
   UNFOLD_TRY(set->ReadTables(std::move(parts), first_position, false));
+  set->AddSections(rules);
   UNFOLD_TRY(set->AllocateLayers());
   for (std::size_t i = 0; i < set->parts_.size(); ++i) UNFOLD_TRY(set->LoadGists(set->parts_[i], i));
   return set;

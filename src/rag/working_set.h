@@ -4,6 +4,7 @@
 #ifndef UNFOLD_RAG_WORKING_SET_H_
 #define UNFOLD_RAG_WORKING_SET_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,9 +13,11 @@
 
 #include "model/transformer.h"
 #include "rag/encoder.h"
+#include "rag/kv_rows.h"
 #include "rag/unfold_cache.h"
 #include "store/store.h"
 #include "unfold/base.h"
+#include "unfold/options.h"
 
 namespace unfold {
 
@@ -26,6 +29,7 @@ struct PartRef {
   std::string document;
   std::uint32_t part = 0;
   PartSummary summary;
+  TextFormat format = TextFormat::kPlain;  // of its document
 };
 
 struct PlacedPart {
@@ -40,9 +44,10 @@ struct PlacedPart {
 class WorkingSet {
  public:
   // Loads chunk tables, sinks and gists of `parts` from their stores, placed in this order from global position
-  // `first_position` on. Corruption when records contradict each other or the model.
-  static Result<std::unique_ptr<WorkingSet>> Place(Transformer& model, UnfoldCache& cache, std::vector<PartRef> parts,
-                                                   std::int32_t first_position);
+  // `first_position` on; `rules` are those they were encoded by. Corruption when records contradict each other or the
+  // model.
+  static Result<std::unique_ptr<WorkingSet>> Place(Transformer& model, UnfoldCache& cache, const GistRules& rules,
+                                                   std::vector<PartRef> parts, std::int32_t first_position);
   // For comparison: the same parts encoded now as plain text, all of it always visible. Reads no stored KV.
   static Result<std::unique_ptr<WorkingSet>> PlaceDense(Transformer& model, UnfoldCache& cache,
                                                         std::vector<PartRef> parts, std::int32_t first_position,
@@ -50,7 +55,7 @@ class WorkingSet {
 
   const std::vector<PlacedPart>& parts() const { return parts_; }
   std::int64_t num_tokens() const { return num_tokens_; }  // raw
-  std::int64_t num_gists() const { return num_gists_; }
+  std::int64_t num_gists() const;                          // all levels
   std::int64_t num_chunks() const { return static_cast<std::int64_t>(chunk_tokens_.size()); }
   std::int32_t end_position() const { return end_position_; }
 
@@ -64,16 +69,22 @@ class WorkingSet {
 
  private:
   struct LayerKv {
-    Buffer sink_k, sink_v, gist_k, gist_v;
+    Buffer sink_k, sink_v;
+    std::array<Buffer, kMaxGistLevels> gist_k, gist_v;
     std::vector<std::int32_t> chunk_page;
   };
+  // The gists of one level: where each document's begin, and each gist's children and position inside its document.
+  struct Level {
+    std::vector<std::int32_t> segment = {0}, child, position;
+  };
 
-  WorkingSet(Transformer& model, UnfoldCache& cache) : model_(model), cache_(cache) {}
+  WorkingSet(Transformer& model, UnfoldCache& cache) : model_(model), cache_(cache), levels_(1) {}
   Status ReadTables(std::vector<PartRef> parts, std::int32_t first_position, bool dense);
+  Status PlacePart(PartRef ref, bool dense);
+  void AddChunks(const PlacedPart& part);
+  void AddSections(const GistRules& rules);
   Status AllocateLayers();
   Status LoadGists(const PlacedPart& part, std::size_t index);
-  Status LoadRows(const KvView& record, std::int64_t row_begin, std::span<const std::int32_t> positions,
-                  std::int64_t out_begin, const Tensor& out_k, const Tensor& out_v);
   Status EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check);
   // One missing chunk: where it lies.
   struct Miss {
@@ -86,21 +97,23 @@ class WorkingSet {
   Result<std::shared_ptr<const RawBlock>> OpenBlock(const RecordKey& key, const PartRef& ref, std::string sealed);
   Status UnfoldMiss(int layer, const Miss& miss);
   Tensor SinkView(const Buffer& buffer) const;
-  Tensor GistView(const Buffer& buffer) const;
+  Tensor GistView(const Buffer& buffer, std::size_t level) const;
 
   Transformer& model_;
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
-  std::vector<std::int32_t> segment_offset_, segment_chunk_, segment_sink_;
+  std::vector<std::int32_t> segment_offset_, segment_sink_;
+  std::vector<Level> levels_;
   std::vector<std::int32_t> chunk_tokens_;
   std::vector<std::int32_t> chunk_position_;  // of each chunk's first raw token, inside its document
   std::vector<std::int32_t> chunk_row_;       // of each chunk's first raw token, inside its raw block
   std::vector<std::int32_t> chunk_part_;      // index into parts_
   std::vector<LayerKv> layers_;
-  std::int64_t num_tokens_ = 0, num_gists_ = 0;
+  std::int64_t num_tokens_ = 0;
   std::int32_t end_position_ = 0;
   std::uint64_t kv_bytes_read_ = 0, pages_hit_ = 0, pages_missed_ = 0;
-  ScratchBuffer staged_k_, staged_v_, positions_;
+  KvLoader loader_;
+  ScratchBuffer positions_;
 };
 
 }  // namespace unfold

@@ -10,13 +10,13 @@
 namespace unfold {
 namespace {
 
-// The last character of `text`, or nothing when it is empty or does not end with a whole character.
-std::string_view LastCharacter(std::string_view text) {
-  std::size_t begin = text.size();
-  while (begin > 0 && text.size() - begin < 4) {
-    if (IsUtf8Boundary(text, --begin)) break;
-  }
-  return text.substr(begin);
+constexpr std::size_t kMaxTokenBytes = 4096;
+
+// Whether plain text may become the token without a merge.
+bool IsSymbol(TokenId id, const Vocabulary& vocabulary) {
+  const std::string_view bytes = vocabulary.Bytes(id);
+  if (vocabulary.spelling() == Spelling::kByteLevel) return bytes.size() == 1;
+  return ByteOfSpelling(bytes) >= 0 || (!bytes.empty() && DecodeUtf8(bytes).size == bytes.size());
 }
 
 std::string_view FirstCharacter(std::string_view text) {
@@ -25,27 +25,63 @@ std::string_view FirstCharacter(std::string_view text) {
 
 }  // namespace
 
-Result<AddedTokens> AddedTokens::Parse(const Json* value, const Vocabulary& vocabulary, const std::string& name) {
+Result<AddedTokens> AddedTokens::Parse(const Json* file, const Json& more_tokens,
+                                       std::span<const std::string> more_special, const Vocabulary& vocabulary,
+                                       const Normalizer& normalizer, const std::string& name) {
   AddedTokens added;
   added.next_id_ = vocabulary.num_tokens();
-  if (value == nullptr) return added;
   const std::string part = name + ": added_tokens";
-  if (!value->is_array()) return Status::InvalidArgument(part + " must be an array, found " + value->type_name());
-  std::unordered_set<std::string> texts;
-  std::unordered_set<TokenId> ids;
-  for (std::size_t i = 0; i < value->size(); ++i) {
-    UNFOLD_TRY(added.Add((*value)[i], vocabulary, part + "[" + std::to_string(i) + "]"));
-    const AddedToken& token = added.tokens_.back();
-    if (!texts.insert(token.content).second || !ids.insert(token.id).second) {
-      return Status::InvalidArgument(part + ": '" + token.content + "' or its id " + std::to_string(token.id) +
-                                     " occurs twice");
+  if (file != nullptr) {
+    if (!file->is_array()) return Status::InvalidArgument(part + " must be an array, found " + file->type_name());
+    for (std::size_t i = 0; i < file->size(); ++i) {
+      UNFOLD_TRY(added.Add((*file)[i], vocabulary, part + "[" + std::to_string(i) + "]"));
     }
   }
+  for (const Json& token : more_tokens) UNFOLD_TRY(added.AddMore(token, vocabulary, name + ": added_tokens_decoder"));
+  for (const std::string& text : more_special) {
+    const Json token = {{"content", text}, {"special", true}, {"normalized", false}};
+    UNFOLD_TRY(added.AddMore(token, vocabulary, name + ": special token '" + text + "'"));
+  }
+  UNFOLD_TRY(added.CheckDistinct(part));
   UNFOLD_TRY(added.CheckStripping(part));
   // `\w` of Rust's regex crate, which decides what single_word means.
   UNFOLD_TRY_ASSIGN(added.word_, Regex::Compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])"));
-  added.IndexByFirstByte();
+  UNFOLD_TRY(added.MakeIndexes(normalizer, part));
   return added;
+}
+
+// As transformers adds a token to a loaded tokenizer. What the file says of a token stays, but that it is special too.
+Status AddedTokens::AddMore(const Json& token, const Vocabulary& vocabulary, const std::string& name) {
+  UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(token, name));
+  UNFOLD_TRY_ASSIGN(const std::string text, fields.String("content"));
+  UNFOLD_TRY_ASSIGN(const bool special, fields.BoolOr("special", false));
+  const auto found =
+      std::find_if(tokens_.begin(), tokens_.end(), [&](const AddedToken& t) { return t.content == text; });
+  if (found != tokens_.end()) {
+    if (!special || found->special) return Status::Ok();
+    found->special = true;
+  } else if (fields.Has("id")) {
+    UNFOLD_TRY(Add(token, vocabulary, name));
+  } else {
+    const TokenId known = vocabulary.IdOfSpelling(text);
+    Json with_id = token;
+    with_id["id"] = known >= 0 ? known : next_id_;
+    UNFOLD_TRY(Add(with_id, vocabulary, name));
+  }
+  more_ += token.dump();
+  return Status::Ok();
+}
+
+Status AddedTokens::CheckDistinct(const std::string& name) const {
+  std::unordered_set<std::string_view> texts;
+  std::unordered_set<TokenId> ids;
+  for (const AddedToken& token : tokens_) {
+    if (!texts.insert(token.content).second || !ids.insert(token.id).second) {
+      return Status::InvalidArgument(name + ": '" + token.content + "' or its id " + std::to_string(token.id) +
+                                     " occurs twice");
+    }
+  }
+  return Status::Ok();
 }
 
 Status AddedTokens::Add(const Json& value, const Vocabulary& vocabulary, const std::string& name) {
@@ -53,6 +89,9 @@ Status AddedTokens::Add(const Json& value, const Vocabulary& vocabulary, const s
   AddedToken token;
   UNFOLD_TRY_ASSIGN(token.content, fields.String("content"));
   if (token.content.empty()) return fields.Error("content", "is empty");
+  if (token.content.size() > kMaxTokenBytes) {
+    return fields.Error("content", "of more than " + std::to_string(kMaxTokenBytes) + " bytes is not supported");
+  }
   UNFOLD_TRY_ASSIGN(const std::int64_t id, fields.Int("id", 0, INT32_MAX));
   token.id = static_cast<TokenId>(id);
   UNFOLD_TRY_ASSIGN(token.special, fields.BoolOr("special", false));
@@ -71,9 +110,9 @@ Status AddedTokens::Add(const Json& value, const Vocabulary& vocabulary, const s
                                    ", which the vocabulary uses for another token");
   }
   next_id_ = std::max(next_id_, token.id + 1);
-  if (token.special && known >= 0 && vocabulary.Bytes(known).size() == 1) {
+  if (token.special && known >= 0 && IsSymbol(known, vocabulary)) {
     return Status::InvalidArgument(name + ": special token '" + token.content +
-                                   "' is also the token of a byte, which plain text must be able to use");
+                                   "' is also the token of a byte or character, which plain text must be able to use");
   }
   tokens_.push_back(std::move(token));
   return Status::Ok();
@@ -89,38 +128,50 @@ Status AddedTokens::CheckStripping(const std::string& name) const {
                                  white->content + "', which begins with white space");
 }
 
-void AddedTokens::IndexByFirstByte() {
-  for (std::size_t i = 0; i < tokens_.size(); ++i) {
-    auto& index = tokens_[i].normalized ? normalized_ : raw_;
-    index[static_cast<std::uint8_t>(tokens_[i].content[0])].push_back(i);
-  }
-  const auto longer = [this](std::size_t a, std::size_t b) {
-    return tokens_[a].content.size() > tokens_[b].content.size();
-  };
-  for (auto* index : {&raw_, &normalized_}) {
-    for (auto& bucket : *index) std::stable_sort(bucket.begin(), bucket.end(), longer);
-  }
-}
-
-const AddedToken* AddedTokens::FindAt(const ByFirstByte& index, std::string_view text) const {
-  for (const std::size_t i : index[static_cast<std::uint8_t>(text[0])]) {
-    if (text.starts_with(tokens_[i].content)) return &tokens_[i];
-  }
-  return nullptr;
-}
-
-std::vector<TextSegment> AddedTokens::Split(std::string_view text) const {
-  std::vector<TextSegment> first;
-  SplitPass(raw_, text, 0, &first);
-  std::vector<TextSegment> segments;
-  for (const TextSegment& segment : first) {
-    if (segment.id >= 0) {
-      segments.push_back(segment);
-    } else {
-      SplitPass(normalized_, text.substr(segment.begin, segment.end - segment.begin), segment.begin, &segments);
+// Of two tokens that are the same text when normalised the special one is found, then the earlier.
+Status AddedTokens::MakeIndexes(const Normalizer& normalizer, const std::string& name) {
+  for (const bool special : {true, false}) {
+    for (std::size_t i = 0; i < tokens_.size(); ++i) {
+      const AddedToken& token = tokens_[i];
+      if (token.special != special) continue;
+      Index& index = token.normalized ? normalized_ : raw_;
+      index.patterns.push_back({token.normalized ? normalizer.Apply(token.content) : token.content, i});
+      index.has_plain = index.has_plain || !special;
+      if (!index.patterns.back().text.empty()) continue;
+      return Status::InvalidArgument(name + ": '" + token.content + "' is empty when normalised");
     }
   }
-  return segments;
+  SortIndex(&raw_);
+  SortIndex(&normalized_);
+  return Status::Ok();
+}
+
+void AddedTokens::SortIndex(Index* index) {
+  auto& patterns = index->patterns;
+  std::stable_sort(patterns.begin(), patterns.end(),
+                   [](const Pattern& a, const Pattern& b) { return a.text < b.text; });
+  const auto same = [](const Pattern& a, const Pattern& b) { return a.text == b.text; };
+  patterns.erase(std::unique(patterns.begin(), patterns.end(), same), patterns.end());
+  for (const Pattern& pattern : patterns) ++index->first[static_cast<std::uint8_t>(pattern.text[0]) + 1U];
+  for (std::size_t byte = 0; byte < 256; ++byte) index->first[byte + 1] += index->first[byte];
+}
+
+// The longest pattern that `text` begins with, or null. Each byte of the text narrows the range of patterns that agree
+// with it so far; one that ends there is the first of the range.
+const AddedTokens::Pattern* AddedTokens::LongestAt(const Index& index, std::string_view text) const {
+  const auto byte = static_cast<std::uint8_t>(text[0]);
+  auto begin = index.patterns.begin() + index.first[byte];
+  auto end = index.patterns.begin() + index.first[byte + 1U];
+  const Pattern* longest = nullptr;
+  for (std::size_t depth = 1; begin != end; ++depth) {
+    if (begin->text.size() == depth) longest = &*begin++;
+    if (depth == text.size()) break;
+    const auto next = static_cast<std::uint8_t>(text[depth]);
+    const auto at_depth = [depth](const Pattern& p) { return static_cast<std::uint8_t>(p.text[depth]); };
+    begin = std::lower_bound(begin, end, next, [&](const Pattern& p, std::uint8_t b) { return at_depth(p) < b; });
+    end = std::upper_bound(begin, end, next, [&](std::uint8_t b, const Pattern& p) { return b < at_depth(p); });
+  }
+  return longest;
 }
 
 bool AddedTokens::BreaksWord(const AddedToken& token, std::string_view before, std::string_view after) const {
@@ -132,26 +183,31 @@ bool AddedTokens::BreaksWord(const AddedToken& token, std::string_view before, s
   return false;
 }
 
-void AddedTokens::SplitPass(const ByFirstByte& index, std::string_view text, std::size_t base,
-                            std::vector<TextSegment>* out) const {
+std::vector<TextSegment> AddedTokens::Split(const Index& index, std::string_view text, SpecialText special) const {
+  std::vector<TextSegment> segments;
+  const bool may_find = special == SpecialText::kIsToken ? !index.patterns.empty() : index.has_plain;
   std::size_t done = 0;  // everything before it has been put out
-  std::size_t at = 0;
-  while (at < text.size()) {
-    const AddedToken* token = FindAt(index, text.substr(at));
-    if (token == nullptr) {
+  for (std::size_t at = 0; may_find && at < text.size();) {
+    const auto byte = static_cast<std::uint8_t>(text[at]);
+    const bool may_begin = index.first[byte] != index.first[byte + 1U];
+    const Pattern* pattern = may_begin ? LongestAt(index, text.substr(at)) : nullptr;
+    if (pattern == nullptr) {
       ++at;
       continue;
     }
+    const AddedToken& token = tokens_[pattern->token];
     std::size_t begin = at;
-    std::size_t end = at += token->content.size();
-    if (BreaksWord(*token, text.substr(0, begin), text.substr(end))) continue;
-    if (token->lstrip) begin -= TrailingWhiteSpace(text.substr(done, begin - done));
-    if (token->rstrip) end += LeadingWhiteSpace(text.substr(end));
-    if (done < begin) out->push_back({base + done, base + begin, -1});
-    out->push_back({base + begin, base + end, token->id});
+    std::size_t end = at += pattern->text.size();
+    if (token.special && special == SpecialText::kIsText) continue;
+    if (BreaksWord(token, text.substr(0, begin), text.substr(end))) continue;
+    if (token.lstrip) begin -= TrailingWhiteSpace(text.substr(done, begin - done));
+    if (token.rstrip) end += LeadingWhiteSpace(text.substr(end));
+    if (done < begin) segments.push_back({done, begin, -1});
+    segments.push_back({begin, end, token.id});
     done = end;
   }
-  if (done < text.size()) out->push_back({base + done, base + text.size(), -1});
+  if (done < text.size()) segments.push_back({done, text.size(), -1});
+  return segments;
 }
 
 }  // namespace unfold

@@ -79,16 +79,17 @@ class PartBuilder {
 // Not thread-safe; one per document.
 class Splitter {
  public:
-  Splitter(std::string_view source, const Tokenizer& tokenizer, int part_tokens, Template filled)
+  Splitter(std::string_view source, const std::optional<TitleRange>& title, const Tokenizer& tokenizer, int part_tokens,
+           Template filled)
       : source_(source),
         tokenizer_(tokenizer),
         limit_(static_cast<std::size_t>(part_tokens)),
-        template_(std::move(filled)) {}
+        template_(std::move(filled)),
+        title_(title) {}
 
-  Result<DocumentParts> Run(DocumentFormat format) {
+  Result<DocumentParts> Run() {
     const ByteRange all = TrimWhiteSpace(source_, {0, static_cast<std::uint32_t>(source_.size())});
     if (all.empty()) return Status::InvalidArgument("document is empty");
-    title_ = FindTitle(source_, format);
     DocumentParts result;
     tokens_ = tokenizer_.Encode(source_);
     const bool may_fit = TokensIn(all) <= 2 * limit_ + kSlackTokens;
@@ -231,8 +232,8 @@ class Splitter {
 
 }  // namespace
 
-Result<DocumentParts> SplitDocument(std::string_view source, DocumentFormat format, const Tokenizer& tokenizer,
-                                    int part_tokens, std::string_view document_template) {
+Result<DocumentParts> SplitDocument(std::string_view source, const std::optional<TitleRange>& title,
+                                    const Tokenizer& tokenizer, int part_tokens, std::string_view document_template) {
   UNFOLD_TRY_ASSIGN(Template parsed, ParseTemplate(document_template, tokenizer));
   if (part_tokens < kMinPartTokens) {
     return Status::InvalidArgument("part_tokens must be at least " + std::to_string(kMinPartTokens) + ", found " +
@@ -241,7 +242,7 @@ Result<DocumentParts> SplitDocument(std::string_view source, DocumentFormat form
   if (source.size() >= kMaxSourceBytes) {
     return Status::InvalidArgument("a document of " + std::to_string(source.size()) + " bytes; the limit is 2 GiB");
   }
-  return Splitter(source, tokenizer, part_tokens, std::move(parsed)).Run(format);
+  return Splitter(source, title, tokenizer, part_tokens, std::move(parsed)).Run();
 }
 
 }  // namespace unfold

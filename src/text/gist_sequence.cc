@@ -116,6 +116,14 @@ GistSequence BuildGistSequence(std::span<const TokenId> raw, const GistRules& ru
   return builder.Finish();
 }
 
+std::vector<std::int32_t> GistCounts(std::int32_t num_chunks, const GistRules& rules) {
+  std::vector<std::int32_t> counts = {num_chunks};
+  while (static_cast<int>(counts.size()) < rules.num_levels()) {
+    counts.push_back((counts.back() + rules.section_size - 1) / rules.section_size);
+  }
+  return counts;
+}
+
 GistSequence BuildPlainSequence(std::span<const TokenId> raw) {
   GistSequence sequence;
   sequence.ids.assign(raw.begin(), raw.end());

@@ -45,6 +45,9 @@ std::vector<bool> WordStarts(const Tokenizer& tokenizer, std::int32_t size);
 GistSequence BuildGistSequence(std::span<const TokenId> raw, const GistRules& rules,
                                const std::vector<bool>& word_starts);
 
+// How many gists of each level a document of `num_chunks` chunks has, lowest level first.
+std::vector<std::int32_t> GistCounts(std::int32_t num_chunks, const GistRules& rules);
+
 // Raw tokens alone: plain causal, no gists, no chunks.
 GistSequence BuildPlainSequence(std::span<const TokenId> raw);
 

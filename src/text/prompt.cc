@@ -49,23 +49,37 @@ Result<PromptTemplate> PromptTemplate::Parse(std::string_view text, std::string_
   return result;
 }
 
-FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_tokens,
-                                  const Tokenizer& tokenizer) const {
+PromptTemplate PromptTemplate::Bind(std::string_view text) const {
+  PromptTemplate bound = *this;
+  for (Piece& piece : bound.pieces_) {
+    if (!piece.has_placeholder) continue;
+    piece.before.append(text).append(piece.after);
+    piece.after.clear();
+    piece.has_placeholder = false;
+  }
+  return bound;
+}
+
+FilledPrompt PromptTemplate::Fill(std::string_view question, int max_question_tokens, const Tokenizer& tokenizer,
+                                  std::string_view earlier) const {
   FilledPrompt filled;
+  bool follows = false;  // a special token stands before the piece
   for (const Piece& piece : pieces_) {
     if (piece.special >= 0) {
       filled.ids.push_back(piece.special);
+      follows = true;
       continue;
     }
-    const std::size_t begin = piece.before.size();
-    const std::size_t end = begin + (piece.has_placeholder ? question.size() : 0);
     std::string text = piece.before;
+    if (piece.has_placeholder) text.append(earlier);
+    const std::size_t begin = text.size();
     if (piece.has_placeholder) text.append(question);
+    const std::size_t end = text.size();
     text += piece.after;
     int kept = 0;
     if (piece.has_placeholder)
       filled.question_begin = filled.question_end = static_cast<std::int32_t>(filled.ids.size());
-    for (const TokenSpan& token : tokenizer.Encode(text)) {
+    for (const TokenSpan& token : tokenizer.Encode(text, follows)) {
       // A token that touches the question's bytes is the question's, also where it merged with the template.
       const bool of_question = piece.has_placeholder && token.begin < end && token.end > begin;
       if (of_question) {

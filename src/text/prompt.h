@@ -18,7 +18,8 @@ struct FilledPrompt {
   // Tokens [question_begin, question_end) stand for the question itself; the rest is the template's.
   std::int32_t question_begin = 0;
   std::int32_t question_end = 0;
-  bool truncated = false;  // the question was cut at max_question_tokens
+  bool truncated = false;     // the question was cut at max_question_tokens
+  int num_turns_dropped = 0;  // earliest turns left out, see QuestionPrompt
 };
 
 // "<|question|>{question}<|answer|>". Special tokens that the template names are ids; what stands between two of them
@@ -30,8 +31,13 @@ class PromptTemplate {
   static Result<PromptTemplate> Parse(std::string_view text, std::string_view field, std::string_view placeholder,
                                       const Tokenizer& tokenizer);
 
-  // At most `max_question_tokens` tokens of the question are kept (0: all).
-  FilledPrompt Fill(std::string_view question, int max_question_tokens, const Tokenizer& tokenizer) const;
+  // At most `max_question_tokens` tokens of the question are kept (0: all). `earlier` stands before it in its place,
+  // and is no part of it.
+  FilledPrompt Fill(std::string_view question, int max_question_tokens, const Tokenizer& tokenizer,
+                    std::string_view earlier = {}) const;
+
+  // The template with `text` as a literal where the placeholder is.
+  PromptTemplate Bind(std::string_view text) const;
 
  private:
   struct Piece {

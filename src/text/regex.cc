@@ -16,8 +16,9 @@ namespace {
 
 constexpr std::size_t kMaxPatternBytes = 64 * 1024;
 // Steps that one match may take: enough to go over the whole text some times, not for what grows faster.
-constexpr std::uint64_t kBaseMatchLimit = 10'000'000;
+constexpr std::uint64_t kBaseMatchLimit = 1'000'000;
 constexpr std::uint64_t kMatchLimitPerByte = 16;
+constexpr std::uint32_t kHeapLimitKib = 256 * 1024;  // where there is no JIT
 constexpr std::size_t kJitStackStartBytes = 64 * 1024;
 constexpr std::size_t kJitStackMaxBytes = 64 * 1024 * 1024;  // reserved on need, for long runs with backtracking
 
@@ -200,6 +201,7 @@ RegexMatcher::RegexMatcher(const Regex& regex) : state_(std::make_unique<State>(
   state_->code = regex.code_;
   state_->data = pcre2_match_data_create(1, nullptr);  // only the whole match is asked for
   state_->context = pcre2_match_context_create(nullptr);
+  if (state_->context != nullptr) pcre2_set_heap_limit(state_->context, kHeapLimitKib);
 }
 
 RegexMatcher::~RegexMatcher() = default;

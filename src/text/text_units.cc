@@ -8,8 +8,6 @@
 namespace unfold {
 namespace {
 
-constexpr std::uint32_t kMaxTitleBytes = 160;
-
 std::string_view Slice(std::string_view text, ByteRange range) {
   return text.substr(range.begin, range.end - range.begin);
 }
@@ -200,8 +198,8 @@ std::vector<ByteRange> CutUnits(std::string_view text, ByteRange range, UnitLeve
   return units;
 }
 
-std::optional<TitleRange> FindTitle(std::string_view text, DocumentFormat format) {
-  const std::optional<TitleRange> found = format == DocumentFormat::kMarkdown ? FindHeading(text) : FindFirstLine(text);
+std::optional<TitleRange> FindTitle(std::string_view text, TextFormat format) {
+  const std::optional<TitleRange> found = format == TextFormat::kMarkdown ? FindHeading(text) : FindFirstLine(text);
   if (!found || found->title.end - found->title.begin > kMaxTitleBytes) return std::nullopt;
   return found;
 }

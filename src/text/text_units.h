@@ -11,10 +11,9 @@
 #include <vector>
 
 #include "text/tokenizer.h"
+#include "unfold/options.h"
 
 namespace unfold {
-
-enum class DocumentFormat : std::uint8_t { kPlain, kMarkdown };
 
 // Half-open range of bytes of a text.
 struct ByteRange {
@@ -41,14 +40,16 @@ ByteRange TrimWhiteSpace(std::string_view text, ByteRange range);
 std::vector<ByteRange> CutUnits(std::string_view text, ByteRange range, UnitLevel level,
                                 std::span<const TokenSpan> tokens);
 
+inline constexpr std::uint32_t kMaxTitleBytes = 160;
+
 struct TitleRange {
   ByteRange title;  // its text: no white space at the ends, and for Markdown no '#'
   ByteRange line;   // the line it is on, without the line's end
 };
 
 // The first line that is not blank, or for Markdown the first ATX heading outside code fences; nothing if there is none
-// or if the title is longer than 160 bytes.
-std::optional<TitleRange> FindTitle(std::string_view text, DocumentFormat format);
+// or if the title is longer than kMaxTitleBytes.
+std::optional<TitleRange> FindTitle(std::string_view text, TextFormat format);
 
 }  // namespace unfold
 

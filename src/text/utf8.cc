@@ -30,18 +30,6 @@ Lead LeadOf(std::uint8_t byte) {
   return {0, 0, 0};
 }
 
-// The longest prefix of ASCII bytes, taken eight at a time.
-std::size_t AsciiPrefix(std::string_view bytes) {
-  std::size_t at = 0;
-  for (; at + 8 <= bytes.size(); at += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes.data() + at, 8);
-    if ((word & 0x8080808080808080ULL) != 0) break;
-  }
-  while (at < bytes.size() && static_cast<std::uint8_t>(bytes[at]) < 0x80) ++at;
-  return at;
-}
-
 // Appends `bytes` to `out` with invalid parts replaced, and returns how many bytes at the end are unfinished.
 std::size_t AppendSanitized(std::string_view bytes, std::string* out) {
   while (true) {
@@ -73,6 +61,25 @@ Utf8Step DecodeUtf8(std::string_view bytes) {
     code = (code << 6) | (byte & 0x3fU);
   }
   return {code, lead.size, Utf8Kind::kValid};
+}
+
+std::size_t AsciiPrefix(std::string_view bytes) {
+  std::size_t at = 0;
+  for (; at + 8 <= bytes.size(); at += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes.data() + at, 8);
+    if ((word & 0x8080808080808080ULL) != 0) break;
+  }
+  while (at < bytes.size() && static_cast<std::uint8_t>(bytes[at]) < 0x80) ++at;
+  return at;
+}
+
+std::string_view LastCharacter(std::string_view text) {
+  std::size_t begin = text.size();
+  while (begin > 0 && text.size() - begin < 4) {
+    if (IsUtf8Boundary(text, --begin)) break;
+  }
+  return text.substr(begin);
 }
 
 void AppendUtf8(char32_t code, std::string* out) {
@@ -152,6 +159,12 @@ std::string SanitizeUtf8(std::string_view bytes) {
   out.reserve(bytes.size());
   if (AppendSanitized(bytes, &out) != 0) AppendUtf8(kReplacement, &out);
   return out;
+}
+
+std::string_view TrimWhiteSpace(std::string_view text) {
+  text.remove_prefix(LeadingWhiteSpace(text));
+  text.remove_suffix(TrailingWhiteSpace(text));
+  return text;
 }
 
 }  // namespace unfold

@@ -26,12 +26,21 @@ Utf8Step DecodeUtf8(std::string_view bytes);
 
 void AppendUtf8(char32_t code, std::string* out);
 
+// Bytes of ASCII that `bytes` begins with.
+std::size_t AsciiPrefix(std::string_view bytes);
+
+// The last character of `text`, or nothing when it is empty or does not end with a whole character.
+std::string_view LastCharacter(std::string_view text);
+
 // Unicode White_Space.
 bool IsWhiteSpace(char32_t code);
 
 // Bytes of the white space that `text` begins or ends with. Invalid bytes are not white space.
 std::size_t LeadingWhiteSpace(std::string_view text);
 std::size_t TrailingWhiteSpace(std::string_view text);
+
+// Without the white space at both ends.
+std::string_view TrimWhiteSpace(std::string_view text);
 
 // Whether byte `at` of `text` may start a character: it is no continuation byte, or the end.
 inline bool IsUtf8Boundary(std::string_view text, std::size_t at) {

@@ -2,7 +2,9 @@
 #include "text/vocabulary.h"
 
 #include <algorithm>
+#include <charconv>
 #include <optional>
+#include <system_error>
 
 #include "text/utf8.h"
 
@@ -51,9 +53,16 @@ Status CheckId(const std::string& key, std::int64_t id, std::size_t num_entries,
 
 }  // namespace
 
+int ByteOfSpelling(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  int byte = 0;
+  const auto [end, error] = std::from_chars(token.data() + 3, token.data() + 5, byte, 16);
+  return error == std::errc() && end == token.data() + 5 ? byte : -1;
+}
+
 Result<std::unique_ptr<Vocabulary>> Vocabulary::Create(const std::vector<std::pair<std::string, std::int64_t>>& entries,
-                                                       const std::string& name) {
-  std::unique_ptr<Vocabulary> vocabulary(new Vocabulary);
+                                                       Spelling spelling, const std::string& name) {
+  std::unique_ptr<Vocabulary> vocabulary(new Vocabulary(spelling));
   UNFOLD_TRY(vocabulary->Fill(entries, name));
   UNFOLD_TRY(vocabulary->FindBytes(name));
   return vocabulary;
@@ -75,7 +84,7 @@ Status Vocabulary::Fill(const std::vector<std::pair<std::string, std::int64_t>>&
     const auto index = static_cast<std::size_t>(id);
     if (used_[index]) return Status::InvalidArgument(name + ": vocab: id " + std::to_string(id) + " is taken twice");
     used_[index] = true;
-    const std::optional<std::string> bytes = Unspell(key);
+    const std::optional<std::string> bytes = BytesOf(key);
     const std::string& text = bytes ? *bytes : key;
     tokens_[index] = std::string_view(arena_.data() + arena_.size(), text.size());
     arena_.append(text);
@@ -87,13 +96,26 @@ Status Vocabulary::Fill(const std::vector<std::pair<std::string, std::int64_t>>&
   return Status::Ok();
 }
 
+// The bytes of a token by its text in the file, or nothing when it is not spelled as the file's tokens are.
+std::optional<std::string> Vocabulary::BytesOf(std::string_view key) const {
+  return spelling_ == Spelling::kByteLevel ? Unspell(key) : std::string(key);
+}
+
 Status Vocabulary::FindBytes(const std::string& name) {
+  byte_ids_.fill(-1);
+  if (spelling_ == Spelling::kCharacters) {
+    for (const auto& [token, id] : by_bytes_) {
+      const int byte = ByteOfSpelling(token);
+      if (byte >= 0) byte_ids_[static_cast<std::size_t>(byte)] = id;
+    }
+    return Status::Ok();
+  }
   for (int byte = 0; byte < 256; ++byte) {
     const char text = static_cast<char>(byte);
     const TokenId id = IdOfBytes(std::string_view(&text, 1));
-    if (id < 0) {
+    if (id < 0 && byte >= 0x20 && byte < 0x7f) {
       return Status::InvalidArgument(name + ": vocab: no token for byte " + std::to_string(byte) +
-                                     "; only byte-level vocabularies are supported");
+                                     ", as a byte-level vocabulary must have");
     }
     byte_ids_[static_cast<std::size_t>(byte)] = id;
   }
@@ -106,6 +128,7 @@ TokenId Vocabulary::IdOfBytes(std::string_view bytes) const {
 }
 
 TokenId Vocabulary::IdOfSpelling(std::string_view key) const {
+  if (spelling_ == Spelling::kCharacters) return IdOfBytes(key);
   const std::optional<std::string> bytes = Unspell(key);
   if (bytes) return IdOfBytes(*bytes);
   const auto it = by_spelling_.find(key);

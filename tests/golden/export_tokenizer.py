@@ -5,15 +5,11 @@
 Usage: export_tokenizer.py REPOSITORY     (needs the `tokenizers` package; run once, with 0.23.3 and Python 3.11)
 
 tokenizer_gist_mini.jsonl  datasets/gist-mini/tokenizer.json
-tokenizer_split.json       a small tokenizer trained here: Llama-3's Split pattern, ignore_merges, merges as "a b",
-                           added tokens of every kind (lstrip, rstrip, single_word, normalized)
-tokenizer_split.jsonl      the same for it
 
-A line is [text, ids] or [text, ids, ids_with_specials]: `ids` come from the tokenizer without its added_tokens, so that
-their text is plain text; `ids_with_specials`, where they differ, from the tokenizer as it is. The post-processor is
-never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
+A line is [text, ids] or [text, ids, ids_with_specials]: `ids` come from the tokenizer with encode_special_tokens, so that
+the text of special tokens is plain text; `ids_with_specials`, where they differ, from the tokenizer as it is. The
+post-processor is never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
 """
-import copy
 import json
 import pathlib
 import random
@@ -24,8 +20,6 @@ import tokenizers
 
 SEED = 6
 NUM_STRINGS = 5400
-NUM_SPLIT_STRINGS = 900
-SPLIT_VOCAB = 3000
 
 WHITE = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u180e\u2000\u2003\u2009\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 CJK = ("今日は天気がいいですね。", "東京都千代田区", "你好，世界！", "机器学习模型", "한국어 문장입니다.", "カタカナとひらがな", "漢字かな交じり文")
@@ -38,8 +32,6 @@ URLS = ("https://example.org/a/b?q=1&r=%20#top", "http://10.0.0.1:8080/", "user.
         "/usr/share/doc/", "www.example.com", "10.1000/182", "ftp://h/x;type=i")
 SPECIALS = ("<gist>", "<Gist>", "<|answer|>", "<|question|>", "<|bos|>", "<|endoftext|>", "<link0>", "<link4>", "<gist",
             "gist>", "<|answer", "< gist >", "<GIST>")
-SPLIT_SPECIALS = ("<|begin|>", "<|left|>", "<|right|>", "word", "swordfish", " word ", "wörd", "<|norm|>", "<|begin", "tokens",
-                  "word\u200d", "_word", "word1", "-word-")
 
 
 def code(r):
@@ -99,40 +91,14 @@ def strings(count, prose, specials):
 
 def write(path, tokenizer_json, texts):
     full = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
-    without = copy.deepcopy(tokenizer_json)
-    without["added_tokens"] = []
-    plain = tokenizers.Tokenizer.from_str(json.dumps(without))
+    plain = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
+    plain.encode_special_tokens = True
     with open(path, "w", encoding="utf-8") as out:
         for text in texts:
             ids = plain.encode(text, add_special_tokens=False).ids
             special = full.encode(text, add_special_tokens=False).ids
             line = [text, ids] if ids == special else [text, ids, special]
             out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n")
-
-
-def split_tokenizer(prose):
-    """A tokenizer.json as Llama 3 has it, with a small vocabulary."""
-    pattern = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=True))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-        tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.train_from_iterator(prose.split("\n") + list(CJK + SCRIPTS), tokenizers.trainers.BpeTrainer(
-        vocab_size=SPLIT_VOCAB, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    made.add_special_tokens(["<|begin|>"])
-    made.add_special_tokens([tokenizers.AddedToken("<|left|>", lstrip=True), tokenizers.AddedToken("<|right|>", rstrip=True)])
-    made.add_tokens([tokenizers.AddedToken("word", single_word=True), tokenizers.AddedToken("<|norm|>", normalized=True)])
-    tokenizer_json = json.loads(made.to_str())
-    # Two words that no merge makes: only ignore_merges finds them. They go before the added tokens.
-    vocab = tokenizer_json["model"]["vocab"]
-    extra = ("\u0120swordfish", "<|begin")
-    vocab.update({word: SPLIT_VOCAB + i for i, word in enumerate(extra)})
-    for token in tokenizer_json["added_tokens"]:
-        token["id"] += len(extra)
-    tokenizer_json["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in tokenizer_json["model"]["merges"]]
-    return tokenizer_json
 
 
 def main():
@@ -142,11 +108,6 @@ def main():
     prose = "\n\n".join(documents)
     gist_mini = json.load(open(root / "datasets" / "gist-mini" / "tokenizer.json", encoding="utf-8"))
     write(here / "tokenizer_gist_mini.jsonl", gist_mini, strings(NUM_STRINGS, prose, SPECIALS))
-    split = split_tokenizer(prose)
-    with open(here / "tokenizer_split.json", "w", encoding="utf-8") as out:
-        json.dump(split, out, ensure_ascii=False, separators=(",", ":"))
-        out.write("\n")
-    write(here / "tokenizer_split.jsonl", split, strings(NUM_SPLIT_STRINGS, prose, SPLIT_SPECIALS))
 
 
 if __name__ == "__main__":

@@ -66,13 +66,21 @@ Findings IncludeFrom(const std::string& path, const std::string& target) {
 
 TEST(Rules, DownwardIncludesPass) {
   const std::vector<std::pair<std::string, std::string>> good = {
-      {"src/text/a.cc", "\"base/json.h\""},     {"src/model/a.cc", "\"kernels/backend.h\""},
-      {"src/rag/a.cc", "\"store/store.h\""},    {"src/engine/a.cc", "\"unfold/engine.h\""},
-      {"apps/a.cc", "\"unfold/engine.h\""},     {"apps/a.cc", "\"commands.h\""},
-      {"apps/a.cc", "<CLI/CLI.hpp>"},           {"store/a.cc", "<rocksdb/db.h>"},
-      {"src/text/a.cc", "<pcre2.h>"},           {"include/unfold/a.h", "<vector>"},
-      {"src/engine/a.cc", "<unistd.h>"},        {"kernels/a.cc", "<immintrin.h>"},
-      {"src/model/a.cc", "\"model/config.h\""}, {"kernels/a.cu", "<cuda_runtime.h>"},
+      {"src/text/a.cc", "\"base/json.h\""},
+      {"src/model/a.cc", "\"kernels/backend.h\""},
+      {"src/rag/a.cc", "\"store/store.h\""},
+      {"src/engine/a.cc", "\"unfold/engine.h\""},
+      {"apps/a.cc", "\"unfold/engine.h\""},
+      {"apps/a.cc", "\"commands.h\""},
+      {"apps/a.cc", "<CLI/CLI.hpp>"},
+      {"store/a.cc", "<rocksdb/db.h>"},
+      {"src/text/a.cc", "<pcre2.h>"},
+      {"include/unfold/a.h", "<vector>"},
+      {"include/unfold/unfold.h", "<stdint.h>"},
+      {"src/engine/a.cc", "<unistd.h>"},
+      {"kernels/a.cc", "<immintrin.h>"},
+      {"src/model/a.cc", "\"model/config.h\""},
+      {"kernels/a.cu", "<cuda_runtime.h>"},
   };
   for (const auto& [path, target] : good) EXPECT_EQ(Joined(IncludeFrom(path, target)), "") << path << " " << target;
 }
@@ -105,6 +113,7 @@ TEST(Rules, ForeignHeadersStayInTheirPlaces) {
   EXPECT_TRUE(Reports(IncludeFrom("src/model/a.cc", "<immintrin.h>"), "only kernels/"));
   EXPECT_TRUE(Reports(IncludeFrom("include/unfold/a.h", "<unistd.h>"), "in a public header"));
   EXPECT_TRUE(Reports(IncludeFrom("include/unfold/a.h", "<nlohmann/json.hpp>"), "in a public header"));
+  EXPECT_TRUE(Reports(IncludeFrom("include/unfold/a.h", "<stdint.h>"), "in a public header"));
   EXPECT_TRUE(Reports(IncludeFrom("src/base/a.cc", "<boost/any.hpp>"), "in no list of known headers"));
   EXPECT_TRUE(Reports(IncludeFrom("src/base/a.cc", "<gtest/gtest.h>"), "in no list of known headers"));
 }
@@ -166,7 +175,7 @@ std::string ReadText(const fs::path& path) {
 
 bool IsSource(const fs::path& path) {
   const std::string extension = path.extension().string();
-  return extension == ".h" || extension == ".cc" || extension == ".cu" || extension == ".cuh";
+  return extension == ".h" || extension == ".cc" || extension == ".c" || extension == ".cu" || extension == ".cuh";
 }
 
 // Every file of the checkout that is not built (build/ is the one ignored folder) and not git's own.
@@ -236,7 +245,9 @@ TEST(Tree, RunsEveryTest) {
   });
   std::vector<std::string> sources;
   for (const fs::path& path : TreeFiles()) {
-    if (IsInTests(path) && path.filename().string().ends_with("_test.cc")) sources.push_back(path.generic_string());
+    if (IsInTests(path) && IsSource(path) && path.stem().string().ends_with("_test")) {
+      sources.push_back(path.generic_string());
+    }
   }
   ASSERT_GT(sources.size(), 0U);
   EXPECT_EQ(Joined(CheckTestsAreListed(cmake, sources)), "");

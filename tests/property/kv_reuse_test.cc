@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "engine/loaded_model.h"
+#include "golden/encoded_documents.h"
 #include "golden/reference_questions.h"
 #include "rag/generator.h"
 #include "store/rocksdb_store.h"
@@ -29,17 +30,22 @@ std::vector<DocumentInput> Documents() {
   return documents;
 }
 
-// What is computed and what is stored.
-struct Types {
-  DType compute, kv;
+// A way to encode and store.
+struct Kind {
+  std::string name;
+  DType kv_type;
+  std::string gist_overrides;
+  DType compute = DType::kF32;
 };
+void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
-EngineOptions Options(const std::string& store, const Types& types, int batch_tokens) {
+EngineOptions Options(const std::string& store, const Kind& kind, int batch_tokens) {
   EngineOptions options;
   options.store_path = store;
   options.model_path = golden::kModelDir;
-  options.compute = types.compute;
-  options.kv_type = types.kv;
+  options.kv_type = kind.kv_type;
+  options.compute = kind.compute;
+  options.gist_overrides = kind.gist_overrides;
   options.encode_batch_tokens = batch_tokens;
   return options;
 }
@@ -48,46 +54,6 @@ std::unique_ptr<Store> OpenStored(const std::string& path) {
   auto store = OpenRocksDbStore({.path = path, .access = StoreAccess::kReadOnly, .file_system = nullptr});
   EXPECT_TRUE(store.ok()) << store.status().ToString();
   return *std::move(store);
-}
-
-// Every part of the named documents, in this order.
-std::vector<PartRef> PartsOf(const std::shared_ptr<const StoreSnapshot>& snapshot, std::uint64_t source,
-                             const std::vector<DocumentInput>& documents) {
-  const auto published = snapshot->Documents("c");
-  EXPECT_TRUE(published.ok()) << published.status().ToString();
-  std::vector<PartRef> parts;
-  for (const DocumentInput& document : documents) {
-    for (const PublishedDocument& one : *published) {
-      if (one.record.name != document.name) continue;
-      for (std::uint32_t part = 0; part < one.record.parts.size(); ++part) {
-        parts.push_back({source, snapshot, one.id, document.name, part, one.record.parts[part]});
-      }
-    }
-  }
-  return parts;
-}
-
-// Encodes each document alone, now, into a store in memory.
-std::unique_ptr<Store> EncodeAfresh(LoadedModel& model, const std::vector<DocumentInput>& documents) {
-  std::unique_ptr<Store> store = MakeMemoryStore();
-  const CollectionId collection = *store->EnsureCollection("c");
-  std::vector<Publication> publications;
-  for (const DocumentInput& document : documents) {
-    const auto prepared = PrepareDocument(document, model.text);
-    EXPECT_TRUE(prepared.ok()) << prepared.status().ToString();
-    const DocumentId id = *store->AllocateDocument();
-    std::vector<StoreRecord> records = TextRecords(id, document.text, *prepared);
-    for (std::uint32_t part = 0; part < prepared->parts.size(); ++part) {
-      const EncodeJob job{id, part, &prepared->parts[part]};
-      EXPECT_TRUE(EncodeParts(
-                      *model.transformer, model.kv_type, std::span(&job, 1), [] { return Status::Ok(); }, records)
-                      .ok());
-    }
-    EXPECT_TRUE(store->Write(records).ok());
-    publications.push_back({collection, id, prepared->record});
-  }
-  EXPECT_TRUE(store->Publish(publications).ok());
-  return store;
 }
 
 // Logits of every step of an answer.
@@ -126,14 +92,10 @@ void IngestInto(const EngineOptions& options, std::vector<DocumentInput> documen
   golden::IngestAll(**engine, "c", std::move(documents));
 }
 
-std::string TypesName(const Types& types) {
-  return std::string(DTypeName(types.compute)) + "_" + std::string(DTypeName(types.kv));
-}
-
-class KvReuse : public testing::TestWithParam<Types> {
+class KvReuse : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + TypesName(GetParam());
+    base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + GetParam().name;
     std::filesystem::remove_all(base_);
     std::filesystem::create_directories(base_);
   }
@@ -155,14 +117,13 @@ TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
   auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
   LoadedModel& model = **loaded;
-  model.kv_type = GetParam().kv;
 
   const std::unique_ptr<Store> stores[] = {OpenStored(packed.store_path), OpenStored(single.store_path),
-                                           EncodeAfresh(model, documents)};
+                                           golden::EncodeAfresh(model, GetParam().kv_type, documents)};
   std::vector<std::vector<std::vector<float>>> logits;
   std::uint64_t source = 0;  // of its own for each, so that no page of one serves another
   for (const std::unique_ptr<Store>& store : stores) {
-    std::vector<PartRef> parts = PartsOf(store->Snapshot(), source++, documents);
+    std::vector<PartRef> parts = golden::PartsOf(store->Snapshot(), source++, documents);
     ASSERT_GT(parts.size(), documents.size());  // the long one is in parts
     logits.push_back(LogitsOf(model, packed, std::move(parts)));
     ASSERT_EQ(logits.back().size(), 6U);
@@ -170,7 +131,8 @@ TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
   EXPECT_TRUE(SameBits(logits[0], logits[2])) << "stored, packed, against fresh";
   EXPECT_TRUE(SameBits(logits[1], logits[2])) << "stored, one by one, against fresh";
   // A second question finds pages unfolded already; that changes nothing either.
-  EXPECT_TRUE(SameBits(LogitsOf(model, packed, PartsOf(stores[0]->Snapshot(), 0, documents)), logits[2])) << "warm";
+  EXPECT_TRUE(SameBits(LogitsOf(model, packed, golden::PartsOf(stores[0]->Snapshot(), 0, documents)), logits[2]))
+      << "warm";
 }
 
 // The records themselves: byte for byte the same.
@@ -180,12 +142,11 @@ TEST_P(KvReuse, RecordsDoNotDependOnPacking) {
   ASSERT_NO_FATAL_FAILURE(IngestInto(packed, documents));
   auto loaded = LoadModel(packed);
   ASSERT_TRUE(loaded.ok());
-  (*loaded)->kv_type = GetParam().kv;
   const auto stored = OpenStored(packed.store_path)->Snapshot();
-  const std::unique_ptr<Store> fresh_store = EncodeAfresh(**loaded, documents);
+  const std::unique_ptr<Store> fresh_store = golden::EncodeAfresh(**loaded, GetParam().kv_type, documents);
   const auto fresh = fresh_store->Snapshot();
-  const std::vector<PartRef> a = PartsOf(stored, 0, documents);
-  const std::vector<PartRef> b = PartsOf(fresh, 0, documents);
+  const std::vector<PartRef> a = golden::PartsOf(stored, 0, documents);
+  const std::vector<PartRef> b = golden::PartsOf(fresh, 0, documents);
   ASSERT_EQ(a.size(), b.size());
   for (std::size_t i = 0; i < a.size(); ++i) {
     for (std::uint16_t layer = 0; layer < 8; ++layer) {
@@ -223,10 +184,15 @@ TEST_P(KvReuse, InlineDocumentsAnswerAsStoredOnes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllTypes, KvReuse,
-                         testing::Values(Types{DType::kF32, DType::kF32}, Types{DType::kF32, DType::kBF16},
-                                         Types{DType::kBF16, DType::kBF16}),
-                         [](const auto& info) { return TypesName(info.param); });
+const char kSections[] = R"({"chunk_size": 4, "section_size": 4, "gist_tokens": ["<gist>", "<Gist>"],
+                             "link_tokens": ["<link0>", "<link1>"]})";
+
+INSTANTIATE_TEST_SUITE_P(Kinds, KvReuse,
+                         testing::Values(Kind{"f32", DType::kF32, ""}, Kind{"bf16", DType::kBF16, ""},
+                                         Kind{"int8", DType::kInt8, ""}, Kind{"sections_f32", DType::kF32, kSections},
+                                         Kind{"sections_int8", DType::kInt8, kSections},
+                                         Kind{"bf16_products", DType::kBF16, "", DType::kBF16}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace unfold

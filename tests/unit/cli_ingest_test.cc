@@ -84,6 +84,48 @@ TEST_F(Cli, ASecondRunSkipsReplacesAndPrunes) {
   EXPECT_EQ(Run({"verify", "--store", store_}).exit_code, 0);
 }
 
+TEST_F(Cli, HtmlIsReadWithoutMarkupAndCitedInTheFile) {
+  const std::string page =
+      "<html><head><title>Old &amp; new bridges</title></head><body><nav>Peter's guide</nav>"
+      "<p>The <b>bridge</b> over the <a href='/r'>river</a> was\n built by Peter in 1911.</p></body></html>";
+  Write("docs/page.html", page);
+  Write("docs/lamp.HTM", "<p>The lamp of the lighthouse was lit by Anna every evening.");
+  Write("docs/latin1.html", "<meta charset=iso-8859-1>caf\xE9");
+  Write("docs/deep.html", [] {
+    std::string deep;
+    for (int i = 0; i < 2000; ++i) deep += "<div>";
+    return deep + "x";
+  }());
+  const ProcessResult first = Ingest();
+  EXPECT_EQ(first.exit_code, 1);
+  EXPECT_EQ(Outcomes(first),
+            (std::map<std::string, std::string>{
+                {"page.html", "added"}, {"lamp.HTM", "added"}, {"latin1.html", "failed"}, {"deep.html", "failed"}}));
+  EXPECT_TRUE(Holds(first.out, "declares charset iso-8859-1")) << first.out;
+  EXPECT_TRUE(Holds(first.out, "more than 1024 elements are open")) << first.out;
+  EXPECT_EQ(Outcomes(Ingest())["page.html"], "unchanged");
+  const ProcessResult listed = Run({"list", "--store", store_, "--collection", "notes"});
+  EXPECT_TRUE(Holds(listed.out, "Old & new bridges")) << listed.out;
+  EXPECT_EQ(Run({"verify", "--store", store_}).exit_code, 0);
+
+  const ProcessResult asked = Run(WithModel({"ask", "who built the bridge over the river", "--json"}));
+  ASSERT_EQ(asked.exit_code, 0) << asked.err;
+  const Json answer = Json::parse(asked.out);
+  bool is_cited = false;
+  for (const Json& source : answer["sources"]) {
+    if (source["document"] != "page.html") continue;
+    is_cited = true;
+    const std::size_t begin = source["byte_begin"], end = source["byte_end"];
+    ASSERT_LT(begin, end);
+    ASSERT_LE(end, page.size());
+    EXPECT_TRUE(Holds(page.substr(begin, end - begin), "</a> was\n built by Peter")) << source;
+    const std::string snippet = source["snippet"];
+    EXPECT_TRUE(Holds(snippet, "river was built by Peter")) << snippet;
+    EXPECT_EQ(snippet.find_first_of("<>"), std::string::npos) << snippet;
+  }
+  EXPECT_TRUE(is_cited) << asked.out;
+}
+
 TEST_F(Cli, IngestWithoutJsonSpeaksOnStderr) {
   WriteSample(1);
   const ProcessResult result = Run(WithModel({"ingest", At("docs/*.txt")}));

@@ -2,6 +2,7 @@
 // The program as a process: help, exit codes, and what its commands print.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cfloat>
 #include <filesystem>
 #include <fstream>
@@ -68,6 +69,8 @@ TEST_F(Cli, WhatIsMissingIsNamedAndExitsWith1) {
       {WithModel({"ingest", At("nothing")}), "nothing"},
       {WithModel({"eval", "--questions", At("no.jsonl")}), "no.jsonl"},
       {WithModel({"eval", "--questions", At("q.jsonl")}), "q.jsonl line 2"},
+      {WithModel({"ask", "q", "--history", At("no.json")}), "no.json"},
+      {WithModel({"ask", "q", "--history", At("q.jsonl")}), "q.jsonl: not valid JSON"},
   };
   for (const auto& [args, expected] : cases) {
     const ProcessResult result = Run(args);
@@ -156,6 +159,36 @@ TEST_F(Cli, VerifyFindsAFlippedByte) {
   EXPECT_FALSE(verdict["findings"].empty());
 }
 
+// gist-mini has no turns: they are joined into the question, and the earliest go when there are more than 64 tokens.
+TEST_F(Cli, AskWithEarlierTurns) {
+  WriteSample(2);
+  ASSERT_EQ(Ingest().exit_code, 0);
+  Json turns = {{{"role", "user"}, {"content", "Who wrote it?"}}, {{"role", "assistant"}, {"content", "A man."}}};
+  Write("h.json", turns.dump());
+  const Args ask = WithModel({"ask", "And when?", "--json", "--document", "d0000.txt"});
+  Args with = ask;
+  with.insert(with.end(), {"--history", At("h.json")});
+  const ProcessResult result = Run(with);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(Lines(result.out).at(0)["turns_dropped"], 0);
+  Args joined = ask;
+  joined[1] = "Who wrote it?\nA man.\nAnd when?";
+  const ProcessResult same = Run(joined);
+  ASSERT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_EQ(Lines(same.out).at(0)["answer_tokens"], Lines(result.out).at(0)["answer_tokens"]);
+
+  turns.insert(turns.begin(), Json{{"role", "user"}, {"content", std::string(400, '?')}});
+  Write("h.json", turns.dump());
+  const ProcessResult longer = Run(with);
+  ASSERT_EQ(longer.exit_code, 0) << longer.err;
+  EXPECT_EQ(Lines(longer.out).at(0)["turns_dropped"], 1);
+  EXPECT_EQ(Lines(longer.out).at(0)["answer_tokens"], Lines(result.out).at(0)["answer_tokens"]);
+  with.erase(std::find(with.begin(), with.end(), "--json"));
+  EXPECT_TRUE(Holds(Run(with).err, "its first 1 turn was left out")) << longer.err;
+  with.insert(with.end(), {"--chat-template", "chatml"});
+  EXPECT_TRUE(Holds(Run(with).err, "needs the special token '<|im_start|>'"));
+}
+
 TEST_F(Cli, AskCitesBytesOfTheFiles) {
   WriteSample(5);
   ASSERT_EQ(Ingest().exit_code, 0);
@@ -166,7 +199,7 @@ TEST_F(Cli, AskCitesBytesOfTheFiles) {
   ASSERT_EQ(lines.size(), 1U) << "one object";
   const Json& answer = lines[0];
   for (const char* key : {"answer", "answer_tokens", "sources", "usage", "timings", "finish_reason", "routed",
-                          "unfolded_share", "question_truncated", "unfolded"}) {
+                          "unfolded_share", "question_truncated", "turns_dropped", "unfolded"}) {
     EXPECT_TRUE(answer.contains(key)) << key;
   }
   ASSERT_FALSE(answer["sources"].empty());
@@ -240,9 +273,10 @@ TEST_F(Cli, EvalScoresEachQuestionInEachMode) {
     EXPECT_EQ(summary[mode]["recall_at_10"], summary["ssa"]["recall_at_10"]) << "routing does not depend on the mode";
     EXPECT_GT(summary[mode]["ttft_ms_p50"], 0);
   }
-  const ProcessResult table = Run(WithModel({"eval", "--questions", At("q.jsonl"), "--limit", "1"}));
+  const ProcessResult table =
+      Run(WithModel({"eval", "--questions", At("q.jsonl"), "--limit", "1", "--mode", "ssa", "--mode", "fresh"}));
   EXPECT_EQ(table.exit_code, 0) << table.err;
-  EXPECT_TRUE(Holds(table.out, "recall@10")) << table.out;
+  EXPECT_TRUE(Holds(table.out, "recall@10") && Holds(table.out, "as fresh")) << table.out;
 
   Write("bad.jsonl", "{\"question\": \"q\", \"documents\": [\"ghost.txt\"]}\n{\"question\": \"q\"}\n");
   const ProcessResult bad = Run(WithModel({"eval", "--questions", At("bad.jsonl"), "--json"}));

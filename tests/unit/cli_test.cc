@@ -16,6 +16,7 @@
 #include "apps/eval_summary.h"
 #include "apps/format.h"
 #include "apps/gist_flags.h"
+#include "apps/history.h"
 #include "apps/interrupt.h"
 #include "apps/json_output.h"
 #include "apps/metrics.h"
@@ -161,6 +162,7 @@ TEST(GistFlags, CoverEveryFieldOfTheShippedConfig) {
   std::set<std::string> fields, flags;
   CollectPaths(ShippedGistConfig(), "", fields);
   EXPECT_EQ(fields.erase("/format_version"), 1U);
+  fields.insert({"/prompt/chat_template", "/prompt/system"});  // its prompt is a plain one
   for (const GistFlag& flag : GistFlags()) EXPECT_TRUE(flags.insert(flag.path).second) << flag.path;
   EXPECT_EQ(fields, flags);
 }
@@ -172,7 +174,8 @@ TEST(GistFlags, GiveBackTheShippedConfig) {
   Json config = ShippedGistConfig();
   std::vector<std::pair<const GistFlag*, std::string>> values;
   for (const GistFlag& flag : GistFlags()) {
-    values.emplace_back(&flag, Typed(config.at(Json::json_pointer(flag.path))));
+    const Json::json_pointer path(flag.path);
+    if (config.contains(path)) values.emplace_back(&flag, Typed(config.at(path)));
   }
   const auto patch = MakeGistOverrides(values);
   ASSERT_TRUE(patch.ok()) << patch.status().ToString();
@@ -180,6 +183,37 @@ TEST(GistFlags, GiveBackTheShippedConfig) {
   // Without order: a merge patch has none.
   EXPECT_EQ(nlohmann::json::parse(*patch, nullptr, false), nlohmann::json::parse(config.dump(), nullptr, false));
   EXPECT_EQ(*MakeGistOverrides({}), "");
+}
+
+TEST(History, ReadsTurns) {
+  const auto turns = ParseHistory(
+      R"([{"role": "user", "content": "who?"}, {"content": "<gist> a \u00e4", "role": "assistant"}])", "h.json");
+  ASSERT_TRUE(turns.ok()) << turns.status().ToString();
+  ASSERT_EQ(turns->size(), 2U);
+  EXPECT_EQ((*turns)[0].role, TurnRole::kUser);
+  EXPECT_EQ((*turns)[0].text, "who?");
+  EXPECT_EQ((*turns)[1].role, TurnRole::kAssistant);
+  EXPECT_EQ((*turns)[1].text, "<gist> a \xC3\xA4");
+  EXPECT_TRUE(ParseHistory("[]", "h.json")->empty());
+}
+
+TEST(History, NamesWhatIsWrong) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"[", "h.json: not valid JSON"},
+      {R"({"role": "user", "content": "a"})", "h.json: not an array"},
+      {R"([3])", "turn 1: not an object"},
+      {R"([{"role": "user", "content": "a"}, {"role": "user"}])", "turn 2: no \"content\""},
+      {R"([{"content": "a"}])", "turn 1: no \"role\""},
+      {R"([{"role": "user", "content": ["a"]}])", "content is not a string"},
+      {R"([{"role": "tool", "content": "a"}])", "\"tool\", expected user or assistant"},
+      {R"([{"role": "system", "content": "a"}])", "--system-prompt"},
+      {R"([{"role": "user", "content": "a", "name": "b"}])", "unknown field \"name\""}};
+  for (const auto& [json, says] : cases) {
+    const Status status = ParseHistory(json, "h.json").status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << json;
+    EXPECT_NE(status.message().find(says), std::string::npos) << status.message();
+  }
+  EXPECT_EQ(ReadHistory("/nowhere/h.json").status().code(), StatusCode::kNotFound);
 }
 
 const GistFlag& FlagOf(GistFlagKind kind) {

@@ -97,8 +97,10 @@ TEST_F(Walk, NamesAreRelativeToTheFolderGiven) {
   Write("d/.hidden.txt");
   Write("d/.git/x.txt");
   Write("single.md");
-  const WalkResult found = Found({At("d") + "/", At("single.md")});
-  EXPECT_EQ(NamesOf(found.files), (Names{"b.txt", "sub/a.MD", "sub/deeper/c.TxT", "single.md"}));
+  Write("page.Html");
+  const WalkResult found = Found({At("d") + "/", At("single.md"), At("page.Html")});
+  EXPECT_EQ(NamesOf(found.files), (Names{"b.txt", "sub/a.MD", "sub/deeper/c.TxT", "single.md", "page.Html"}));
+  EXPECT_EQ(found.files[4].format, TextFormat::kHtml);
   EXPECT_EQ(found.files[0].format, TextFormat::kPlain);
   EXPECT_EQ(found.files[1].format, TextFormat::kMarkdown);
   EXPECT_EQ(found.files[1].num_bytes, 4U);

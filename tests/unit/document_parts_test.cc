@@ -24,16 +24,17 @@ const Tokenizer& GistMini() {
 
 std::size_t CountTokens(std::string_view text) { return GistMini().Encode(text).size(); }
 
-DocumentParts Split(std::string_view source, int part_tokens, DocumentFormat format = DocumentFormat::kPlain,
+DocumentParts Split(std::string_view source, int part_tokens, TextFormat format = TextFormat::kPlain,
                     std::string_view document_template = kTemplate) {
-  auto parts = SplitDocument(source, format, GistMini(), part_tokens, document_template);
+  auto parts = SplitDocument(source, FindTitle(source, format), GistMini(), part_tokens, document_template);
   if (!parts.ok()) ADD_FAILURE() << parts.status().ToString();
   return parts.ok() ? *std::move(parts) : DocumentParts{};
 }
 
 void ExpectRefused(std::string_view source, int part_tokens, std::string_view document_template,
                    std::string_view words) {
-  const auto parts = SplitDocument(source, DocumentFormat::kPlain, GistMini(), part_tokens, document_template);
+  const auto parts =
+      SplitDocument(source, FindTitle(source, TextFormat::kPlain), GistMini(), part_tokens, document_template);
   ASSERT_FALSE(parts.ok()) << words;
   EXPECT_EQ(parts.status().code(), StatusCode::kInvalidArgument);
   EXPECT_NE(parts.status().message().find(words), std::string::npos) << parts.status().ToString();
@@ -95,9 +96,7 @@ TEST(DocumentParts, TitleOfPlainText) {
 
 TEST(DocumentParts, TitleOfMarkdown) {
   const std::string body = std::string("\n").append(Repeat("Some words in a sentence. ", 30));
-  const auto title = [&](const std::string& source) {
-    return Split(source + body, 60, DocumentFormat::kMarkdown).title;
-  };
+  const auto title = [&](const std::string& source) { return Split(source + body, 60, TextFormat::kMarkdown).title; };
   EXPECT_EQ(title("# A title"), "A title");
   EXPECT_EQ(title("   ###   A `title` ##  \r"), "A `title`");
   EXPECT_EQ(title("###### C#"), "C#");
@@ -106,7 +105,7 @@ TEST(DocumentParts, TitleOfMarkdown) {
   EXPECT_EQ(title("```sh\n# a comment\n~~~\n```\n# Title\n# Second"), "Title");
   EXPECT_EQ(title("intro\n\n# Title\n\nmore"), "Title");
   EXPECT_EQ(title(std::string("# ").append(Repeat("long ", 40)) + "\n# Second"), "");
-  EXPECT_EQ(Split("# One\n\ntext", 176, DocumentFormat::kMarkdown).title, "One");
+  EXPECT_EQ(Split("# One\n\ntext", 176, TextFormat::kMarkdown).title, "One");
 }
 
 TEST(DocumentParts, EveryPartCarriesTheTitleAndNoBodyDoes) {
@@ -145,7 +144,7 @@ TEST(DocumentParts, ATitleThatTakesMoreThanHalfIsNone) {
 TEST(DocumentParts, HeadingInsideABodyIsTakenOut) {
   const std::string after = Repeat("Words follow here, many of them. ", 20);
   const std::string source = "An intro line.\n\n# Heading #\n\n" + after;
-  const DocumentParts parts = Split(source, 60, DocumentFormat::kMarkdown);
+  const DocumentParts parts = Split(source, 60, TextFormat::kMarkdown);
   EXPECT_EQ(parts.title, "Heading");
   const PartText& first = parts.parts[0];
   EXPECT_EQ(first.text.substr(0, 38), "Heading\nAn intro line.\n\nWords follow h");
@@ -337,7 +336,7 @@ TEST(DocumentPartsProperty, RandomDocuments) {
   std::size_t num_titled = 0;
   for (int round = 0; round < 250; ++round) {
     const std::string source = RandomDocument(&random);
-    const auto format = round % 2 == 0 ? DocumentFormat::kPlain : DocumentFormat::kMarkdown;
+    const auto format = round % 2 == 0 ? TextFormat::kPlain : TextFormat::kMarkdown;
     const int limit = std::vector<int>{8, 13, 24, 60, 176}[random() % 5];
     const DocumentParts parts = Split(source, limit, format);
     const bool titled = parts.parts.front().has_title;

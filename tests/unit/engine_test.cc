@@ -65,6 +65,40 @@ TEST_F(EngineTest, StreamsWhatItAnswers) {
   EXPECT_EQ(answer->placed, kDocuments);
 }
 
+// Without a place for turns they are a part of the question; what does not fit is said.
+TEST_F(EngineTest, EarlierTurnsAreJoinedAndTheEarliestDropped) {
+  Start();
+  AskOptions options = Long(8);
+  options.history = {{TurnRole::kUser, "who is daisy duke"}, {TurnRole::kAssistant, "a cousin"}};
+  const auto joined = engine_->Ask("c", "who is daisy duke\na cousin\n" + std::string(kQuestion), Long(8));
+  const auto answer = engine_->Ask("c", kQuestion, options);
+  ASSERT_TRUE(answer.ok() && joined.ok()) << answer.status().ToString();
+  EXPECT_EQ(answer->tokens, joined->tokens);
+  EXPECT_EQ(answer->usage.prompt_tokens, joined->usage.prompt_tokens);
+  EXPECT_EQ(answer->num_turns_dropped, 0);
+
+  std::string longest = "x";
+  while (longest.size() < 4000) longest += " y" + longest;
+  options.history[0].text = longest;
+  const auto shorter = engine_->Ask("c", kQuestion, options);
+  ASSERT_TRUE(shorter.ok()) << shorter.status().ToString();
+  EXPECT_EQ(shorter->num_turns_dropped, 1);
+  EXPECT_FALSE(shorter->question_truncated);
+  const auto cut = engine_->Ask("c", longest, options);
+  ASSERT_TRUE(cut.ok()) << cut.status().ToString();
+  EXPECT_EQ(cut->num_turns_dropped, 2) << "a question that is longer by itself stands alone";
+  EXPECT_TRUE(cut->question_truncated);
+
+  // Routing is read in the light of the history, and says the same about it.
+  options.history[0].text = "who is daisy duke";
+  const auto with = engine_->Route("c", kQuestion, options);
+  const auto without = engine_->Route("c", kQuestion, Long(8));
+  ASSERT_TRUE(with.ok() && without.ok());
+  EXPECT_EQ(with->num_turns_dropped, 0);
+  ASSERT_FALSE(with->documents.empty());
+  EXPECT_NE(with->documents[0].score, without->documents[0].score);
+}
+
 TEST_F(EngineTest, SourcesCiteTheDocumentsAndSumToOne) {
   Start();
   const auto answer = engine_->Ask("c", kQuestion);

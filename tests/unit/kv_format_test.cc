@@ -320,6 +320,17 @@ TEST(KvFormat, EveryChangedFieldUnderARightCrcIsHarmless) {
   }
 }
 
+TEST(KvFormat, TheFormatOfATextIsKept) {
+  constexpr std::size_t kFormatAt = 59;  // behind header, name, title, hash and bytes of text
+  DocumentRecord record = SmallDocument();
+  record.format = TextFormat::kHtml;
+  std::string sealed = SealDocument(record);
+  EXPECT_EQ(*OpenDocument(sealed, ""), record);
+  EXPECT_EQ(sealed[kFormatAt], 2);
+  sealed[kFormatAt] = 3;
+  EXPECT_EQ(OpenDocument(Reseal(sealed), "x").status().code(), StatusCode::kIncompatible);
+}
+
 TEST(KvFormat, FieldsThatContradictEachOtherAreCorruption) {
   const std::string gist = SmallGist();
   const auto with = [&](std::size_t at, char value) {
@@ -327,7 +338,7 @@ TEST(KvFormat, FieldsThatContradictEachOtherAreCorruption) {
     changed[20 + at] = value;
     return OpenKv(RecordKind::kGist, Reseal(changed), "r").status();
   };
-  EXPECT_EQ(with(0, 3).code(), StatusCode::kIncompatible) << "int8 is not stored yet";
+  EXPECT_EQ(with(0, 1).code(), StatusCode::kIncompatible) << "f16 is not stored";
   EXPECT_EQ(with(0, 0).code(), StatusCode::kCorruption) << "f32 would need more bytes";
   EXPECT_EQ(with(1, -1).code(), StatusCode::kCorruption) << "raw tokens in a gist record";
   EXPECT_EQ(with(1, 3).code(), StatusCode::kCorruption) << "no such level";

@@ -6,4 +6,4 @@ unfold_test(NAME gist_sequence_test LABEL property SOURCES property/gist_sequenc
 unfold_test(NAME model_errors_test LABEL unit SOURCES unit/model_errors_test.cc LIBS tiny_model)
 unfold_test(NAME safetensors_test LABEL unit SOURCES unit/safetensors_test.cc unit/checkpoint_test.cc LIBS tiny_model)
 unfold_test(NAME model_forward_test LABEL unit SOURCES unit/model_forward_test.cc LIBS tiny_model)
-unfold_test(NAME prompt_test LABEL unit SOURCES unit/prompt_test.cc LIBS tiny_model)
+unfold_test(NAME prompt_test LABEL unit SOURCES unit/prompt_test.cc unit/chat_prompt_test.cc LIBS tiny_model)

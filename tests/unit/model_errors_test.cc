@@ -2,6 +2,7 @@
 // Bad config.json, generation_config.json and gist_config.json: each is refused with a message that names the thing.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -43,7 +44,8 @@ TEST(ModelConfig, ReadsTheTinyModel) {
   EXPECT_EQ(config.vocab_size, TinyVocabSize());
   EXPECT_EQ(config.max_positions, kTinyPositions);
   EXPECT_EQ(config.norm_epsilon, 1e-5F);
-  EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.family, ModelFamily::kLlama);
+  EXPECT_EQ(config.rope, RopeConfig());
   EXPECT_TRUE(config.tied_embeddings);
   EXPECT_EQ(config.end_tokens, std::vector<TokenId>{kTinyEnd});
 }
@@ -58,7 +60,7 @@ TEST(ModelConfig, DefaultsAndOtherForms) {
   EXPECT_EQ(config.head_dim, kTinyHidden / kTinyHeads);
   EXPECT_EQ(config.kv_heads, kTinyHeads);
   EXPECT_FALSE(config.tied_embeddings);
-  EXPECT_EQ(config.rope_theta, 500000.0);
+  EXPECT_EQ(config.rope.theta, 500000.0);
   EXPECT_EQ(config.end_tokens, (std::vector<TokenId>{7, 9})) << "generation_config.json wins";
   model.Remove("generation_config.json");
   EXPECT_EQ(Must(LoadModelConfig(model.dir())).end_tokens, std::vector<TokenId>{kTinyEnd}) << "it may be missing";
@@ -90,17 +92,68 @@ TEST(ModelConfig, BrokenGenerationConfig) {
   ExpectRefused(LoadModelConfig(model.dir()).status(), kInvalid, {"generation_config.json", "eos_token_id", "100000"});
 }
 
-TEST(ModelConfig, RopeThetaStandsInEitherPlace) {
+// The tiny model's config with a change.
+ModelConfig ConfigWith(const char* patch) {
   const TinyModel model;
-  const auto theta = [&](const char* patch) {
-    model.Write("config.json", TinyConfigJson(true).dump());
-    model.Patch("config.json", patch);
-    return Must(LoadModelConfig(model.dir())).rope_theta;
-  };
+  model.Patch("config.json", patch);
+  return Must(LoadModelConfig(model.dir()));
+}
+
+TEST(ModelConfig, RopeThetaStandsInEitherPlace) {
+  const auto theta = [](const char* patch) { return ConfigWith(patch).rope.theta; };
   EXPECT_EQ(theta(R"({"rope_theta": null})"), 10000.0);
   EXPECT_EQ(theta(R"({"rope_theta": 250000.0})"), 250000.0);
   EXPECT_EQ(theta(R"({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 250000.0}})"), 250000.0);
   EXPECT_EQ(theta(R"({"rope_theta": 250000.0, "rope_parameters": {"rope_type": "default"}})"), 250000.0);
+}
+
+TEST(ModelConfig, RopeScalingByOldAndNewNames) {
+  const RopeConfig linear = ConfigWith(R"({"rope_scaling": {"type": "linear", "factor": 2.5}})").rope;
+  EXPECT_EQ(linear.type, RopeType::kLinear);
+  EXPECT_EQ(linear.factor, 2.5);
+  EXPECT_EQ(ConfigWith(R"({"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000}})").rope,
+            linear);
+
+  const RopeConfig llama3 = ConfigWith(R"({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8,
+      "low_freq_factor": 1.5, "high_freq_factor": 4, "original_max_position_embeddings": 64}})")
+                                .rope;
+  EXPECT_EQ(llama3.type, RopeType::kLlama3);
+  EXPECT_EQ(llama3.theta, 500000.0);
+  EXPECT_EQ(llama3.low_freq_factor, 1.5);
+  EXPECT_EQ(llama3.original_positions, 64);
+  EXPECT_EQ(llama3.attention_factor, 1);
+}
+
+TEST(ModelConfig, YarnStretchesTheWindow) {
+  // Qwen's way: the file keeps the old window. Others state the new one.
+  const ModelConfig old = ConfigWith(R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})");
+  EXPECT_EQ(old.max_positions, 4 * kTinyPositions);
+  EXPECT_EQ(old.rope.original_positions, kTinyPositions);
+  EXPECT_DOUBLE_EQ(old.rope.attention_factor, 0.1 * std::log(4) + 1);
+  const ModelConfig stated = ConfigWith(
+      R"({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64, "attention_factor": 0.75}})");
+  EXPECT_EQ(stated.max_positions, kTinyPositions);
+  EXPECT_EQ(stated.rope.factor, 4) << "the new window over the old";
+  EXPECT_EQ(stated.rope.attention_factor, 0.75);
+  const RopeConfig scaled =
+      ConfigWith(R"({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 2, "mscale_all_dim": 0.5}})").rope;
+  EXPECT_DOUBLE_EQ(scaled.attention_factor, (0.2 * std::log(4) + 1) / (0.05 * std::log(4) + 1));
+}
+
+TEST(ModelConfig, QwenWritesASlidingWindowThatItDoesNotUse) {
+  const ModelConfig qwen2 =
+      ConfigWith(R"({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "head_dim": null,
+      "use_sliding_window": false, "sliding_window": 131072, "max_window_layers": 28, "torch_dtype": "bfloat16"})");
+  EXPECT_EQ(qwen2.family, ModelFamily::kQwen2);
+  EXPECT_EQ(qwen2.head_dim, kTinyHidden / kTinyHeads);
+  EXPECT_TRUE(qwen2.has_qkv_bias());
+  EXPECT_FALSE(qwen2.has_qk_norm());
+  const ModelConfig qwen3 = ConfigWith(R"({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"],
+      "head_dim": null, "layer_types": ["full_attention", "full_attention"], "dtype": "float32"})");
+  EXPECT_EQ(qwen3.family, ModelFamily::kQwen3);
+  EXPECT_EQ(qwen3.head_dim, 128) << "what Qwen3 means by silence";
+  EXPECT_FALSE(qwen3.has_qkv_bias());
+  EXPECT_TRUE(qwen3.has_qk_norm());
 }
 
 // Flips bits of a sound file at random: `load` must give a Status or a value, never crash.
@@ -149,28 +202,49 @@ INSTANTIATE_TEST_SUITE_P(
              R"({"architectures": ["LlamaForSequenceClassification"]})",
              kInvalid,
              {"'architectures'", "'LlamaForSequenceClassification'"}},
-        Case{"Yarn",
-             R"({"rope_scaling": {"rope_type": "yarn", "factor": 4}})",
+        Case{"Dynamic",
+             R"({"rope_scaling": {"rope_type": "dynamic", "factor": 4}})",
              kInvalid,
-             {"'rope_scaling'", "\"yarn\""}},
-        Case{"LinearOldName",
-             R"({"rope_scaling": {"type": "linear", "factor": 2}})",
+             {"rope_scaling", "'rope_type'", "'dynamic'", "default, linear, llama3 and yarn"}},
+        Case{"LongRope",
+             R"({"rope_parameters": {"type": "longrope", "factor": 2}})",
              kInvalid,
-             {"'rope_scaling'", "\"linear\""}},
-        Case{"Llama3",
-             R"({"rope_scaling": {"rope_type": "llama3", "factor": 8}})",
+             {"rope_parameters", "'longrope'"}},
+        Case{"LinearNoFactor", R"({"rope_scaling": {"type": "linear"}})", kInvalid, {"rope_scaling", "'factor'"}},
+        Case{"YarnShrinks",
+             R"({"rope_scaling": {"rope_type": "yarn", "factor": 0.5}})",
              kInvalid,
-             {"'rope_scaling'", "\"llama3\""}},
-        Case{"RopeScalingNoType", R"({"rope_scaling": {"factor": 8}})", kInvalid, {"'rope_scaling'"}},
-        Case{"RopeScalingText", R"({"rope_scaling": "yarn"})", kInvalid, {"'rope_scaling'", "yarn"}},
-        Case{"RopeParametersYarn",
-             R"({"rope_parameters": {"rope_type": "yarn"}})",
+             {"'factor'", "at least 1"}},
+        Case{"YarnBetaZero",
+             R"({"rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_slow": 0}})",
              kInvalid,
-             {"rope_parameters", "'rope_type'", "'yarn'"}},
-        Case{"RopeParametersOldName",
-             R"({"rope_parameters": {"type": "linear"}})",
+             {"'beta_slow'", "larger than 0"}},
+        Case{"YarnBeyond",
+             R"({"rope_scaling": {"rope_type": "yarn", "factor": 999999}})",
              kInvalid,
-             {"rope_parameters", "'type'", "'linear'"}},
+             {"rope_scaling", "window"}},
+        Case{"Llama3NoBand",
+             R"({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}})",
+             kInvalid,
+             {"rope_scaling", "'high_freq_factor'", "missing"}},
+        Case{"Llama3BandReversed",
+             R"({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}})",
+             kInvalid,
+             {"'high_freq_factor'", "larger than low_freq_factor"}},
+        Case{"RopeTypesDiffer",
+             R"({"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2}})",
+             kInvalid,
+             {"'linear'", "'yarn'"}},
+        Case{"RopeSaidTwice",
+             R"({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2}})",
+             kInvalid,
+             {"'rope_scaling'", "contradicts rope_parameters"}},
+        Case{"RopeScalingNoType", R"({"rope_scaling": {"factor": 8}})", kInvalid, {"rope_scaling", "'rope_type'"}},
+        Case{"RopeScalingText", R"({"rope_scaling": "yarn"})", kInvalid, {"rope_scaling", "object"}},
+        Case{"RopeScalingUnknown",
+             R"({"rope_scaling": {"type": "yarn", "factor": 2, "mrope_section": [1]}})",
+             kInvalid,
+             {"rope_scaling", "'mrope_section'"}},
         Case{"RopeParametersPartial",
              R"({"rope_parameters": {"partial_rotary_factor": 0.5}})",
              kInvalid,
@@ -180,6 +254,23 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"MlpBias", R"({"mlp_bias": true})", kInvalid, {"'mlp_bias'"}},
         Case{"BiasOfWrongType", R"({"attention_bias": "no"})", kInvalid, {"'attention_bias'", "true or false"}},
         Case{"SlidingWindow", R"({"sliding_window": 4096})", kInvalid, {"'sliding_window'", "4096"}},
+        Case{"SlidingQwen2",
+             R"({"model_type": "qwen2", "architectures": null, "use_sliding_window": true, "sliding_window": 4096})",
+             kInvalid,
+             {"'use_sliding_window'", "not supported"}},
+        Case{
+            "SlidingLayer",
+            R"({"model_type": "qwen3", "architectures": null, "layer_types": ["full_attention", "sliding_attention"]})",
+            kInvalid,
+            {"'layer_types'", "'sliding_attention'"}},
+        Case{"OtherArchitecture",
+             R"({"model_type": "qwen2"})",
+             kInvalid,
+             {"'architectures'", "'LlamaForCausalLM'", "only 'Qwen2ForCausalLM'"}},
+        Case{"Qwen3Bias",
+             R"({"model_type": "qwen3", "architectures": null, "attention_bias": true})",
+             kInvalid,
+             {"'attention_bias'"}},
         Case{"Quantised", R"({"quantization_config": {"bits": 4}})", kInvalid, {"'quantization_config'"}},
         Case{"PartialRotary", R"({"partial_rotary_factor": 0.5})", kInvalid, {"'partial_rotary_factor'"}},
         Case{"HeadsNotMultiple",
@@ -271,17 +362,52 @@ TEST_F(GistConfigTest, WithoutRoutingAllHeadsFromLayerOneOn) {
   }
 }
 
-TEST_F(GistConfigTest, MissingFileSaysHowToGetOne) {
+// A checkpoint named like the authors' holds the gist tokens and nothing that says how they were trained.
+TEST_F(GistConfigTest, MissingFileIsMadeUpForByFlags) {
   model_.Remove("gist_config.json");
   ExpectRefused(Load().status(), StatusCode::kNotFound,
-                {"no gist tokens", "trained with gist tokens", "gist_config.json", "gist_tokens and chunk_size"});
-  // Flags can name what the file would.
-  const GistConfig gist =
-      Must(Load(R"({"gist_tokens": ["<gist>"], "chunk_size": 16, "prompt": {"question": "{question}"}})"));
+                {"gist_config.json: no such file", "has gist tokens", "--chunk-size", "--section-size",
+                 "--chat-template chatml or llama3", "--prompt-question"});
+  ExpectRefused(Load(R"({"chunk_size": 16})").status(), kInvalid,
+                {"'prompt'", "missing", "--prompt-question", "--chat-template chatml or llama3"});
+  const GistConfig gist = Must(Load(R"({"chunk_size": 16, "prompt": {"question": "{question}"}})"));
+  EXPECT_EQ(gist.rules.gist_ids.front(), kTinyGist) << "by its usual name";
   EXPECT_EQ(gist.rules.chunk_size, 16);
   EXPECT_EQ(gist.compression, 16) << "r defaults to L";
   EXPECT_EQ(gist.max_answer_tokens, 256);
-  ExpectRefused(Load(R"({"gist_tokens": ["<gist>"]})").status(), kInvalid, {"'chunk_size'", "trained with"});
+  ExpectRefused(Load(R"({"gist_tokens": ["<Gist>"]})").status(), StatusCode::kNotFound, {"--chunk-size"});
+}
+
+TEST_F(GistConfigTest, WithoutGistTokensNothingCanBeStored) {
+  model_.Remove("gist_config.json");
+  Json json = TinyTokenizerJson();
+  for (Json& token : json["added_tokens"]) {
+    if (token["content"] == "<gist>") token["content"] = "<other>";
+  }
+  json["model"]["vocab"].erase("<gist>");
+  json["model"]["vocab"]["<other>"] = kTinyGist;
+  tokenizer_ = Must(Tokenizer::Parse(json.dump(), "tiny"));
+  for (const char* flags : {"", R"({"chunk_size": 8})"}) {
+    ExpectRefused(Load(flags).status(), StatusCode::kNotFound,
+                  {"no gist tokens", "trained with gist tokens", "gist_config.json", "gist_tokens and chunk_size"});
+  }
+  EXPECT_EQ(Must(Load(R"({"gist_tokens": ["<other>"], "chunk_size": 8, "prompt": {"question": "{question}"}})"))
+                .rules.gist_ids.front(),
+            kTinyGist);
+}
+
+TEST_F(GistConfigTest, AChatTemplateOfTheCheckpointIsNotRun) {
+  model_.Write("tokenizer_config.json", R"({"chat_template": "{{ messages }}"})");
+  Must(Load());  // the prompt of gist_config.json wins
+  for (const char* flags : {R"({"prompt": null})", R"({"prompt": {"question": null, "prefix": null}})"}) {
+    ExpectRefused(Load(flags).status(), kInvalid,
+                  {"'prompt'", "Jinja", "does not run", "--chat-template chatml or llama3", "--prompt-question"});
+  }
+  model_.Remove("tokenizer_config.json");
+  model_.Write("chat_template.jinja", "{{ messages }}");
+  ExpectRefused(Load(R"({"prompt": null})").status(), kInvalid, {"Jinja"});
+  model_.Write("tokenizer_config.json", R"({"additional_special_tokens": 3})");
+  ExpectRefused(Load().status(), kInvalid, {"tokenizer_config.json", "'additional_special_tokens'"});
 }
 
 TEST_F(GistConfigTest, BrokenFileAndOverrides) {
@@ -312,20 +438,34 @@ INSTANTIATE_TEST_SUITE_P(
     Fields, BadGistConfig,
     testing::Values(
         Case{"UnknownField", R"({"chunk_sizes": 8})", kInvalid, {"unknown field 'chunk_sizes'", "chunk_size"}},
-        Case{"UnknownPromptField", R"({"prompt": {"system": "x"}})", kInvalid, {"prompt", "unknown field 'system'"}},
+        Case{"UnknownPromptField", R"({"prompt": {"user": "x"}})", kInvalid, {"prompt", "unknown field 'user'"}},
+        Case{"SystemWithoutChat", R"({"prompt": {"system": "x"}})", kInvalid, {"'system'", "chat_template"}},
+        Case{"UnknownChat",
+             R"({"prompt": {"chat_template": "alpaca", "question": null, "prefix": null}})",
+             kInvalid,
+             {"'chat_template'", "'alpaca'", "chatml or llama3"}},
+        Case{"ChatBesideQuestion",
+             R"({"prompt": {"chat_template": "chatml", "prefix": "", "question": "{question}"}})",
+             kInvalid,
+             {"'prefix'", "exclude each other"}},
+        Case{"ChatTokensMissing",
+             R"({"prompt": {"chat_template": "llama3", "question": null, "prefix": null}})",
+             kInvalid,
+             {"'llama3'", "'<|begin_of_text|>'", "does not have"}},
         Case{"UnknownRoutingField", R"({"routing": {"topk": 3}})", kInvalid, {"routing", "unknown field 'topk'"}},
         Case{"UnknownSetField", R"({"working_set": {"max": 3}})", kInvalid, {"working_set", "unknown field 'max'"}},
         Case{"FormatVersion2", R"({"format_version": 2})", StatusCode::kIncompatible, {"format_version 2", "reads 1"}},
         Case{"NoGistTokens", R"({"gist_tokens": []})", StatusCode::kNotFound, {"no gist tokens"}},
         Case{
             "GistNotInTokenizer", R"({"gist_tokens": ["<zip>"]})", kInvalid, {"'gist_tokens'", "'<zip>'", "tokenizer"}},
+        Case{"GistIsPlainText", R"({"gist_tokens": ["a"]})", kInvalid, {"'gist_tokens'", "'a'", "no special token"}},
         Case{"GistTwice", R"({"gist_tokens": ["<gist>", "<gist>"]})", kInvalid, {"'gist_tokens'", "twice"}},
         Case{"GistText", R"({"gist_tokens": "<gist>"})", kInvalid, {"'gist_tokens'", "array of strings"}},
-        Case{"Sections",
-             R"({"gist_tokens": ["<gist>", "<Gist>"], "section_size": 4})",
+        Case{"SectionsOfOne",
+             R"({"gist_tokens": ["<gist>", "<Gist>"], "section_size": 1})",
              kInvalid,
-             {"'section_size'", "H-SSA"}},
-        Case{"Links", R"({"link_tokens": ["<|bos|>"]})", kInvalid, {"'link_tokens'", "not supported"}},
+             {"'section_size'", "at least 2"}},
+        Case{"SectionsWithoutTheirToken", R"({"section_size": 4})", kInvalid, {"'gist_tokens'", "<Gist>"}},
         Case{"LinkUnknown", R"({"link_tokens": ["<link0>"]})", kInvalid, {"'link_tokens'", "'<link0>'"}},
         Case{"NoChunkSize", R"({"chunk_size": null})", kInvalid, {"'chunk_size'", "missing"}},
         Case{"ZeroChunkSize", R"({"chunk_size": 0})", kInvalid, {"'chunk_size'", "found 0"}},

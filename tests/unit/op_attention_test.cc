@@ -177,7 +177,8 @@ TEST_P(OpSuite, SparseAttention) {
       for (std::int64_t rows : {0, 1, 2, 7, 37}) {
         std::vector<std::int32_t> sinks;
         for (std::size_t j = 0; j < chunks.size(); ++j) sinks.push_back(static_cast<std::int32_t>(random.Below(4)));
-        const SparseCase c(random, heads, rows, random.Below(5), random.Below(20), chunks, sinks);
+        const int levels = 1 + static_cast<int>(random.Below(kMaxGistLevels));
+        const SparseCase c(random, heads, rows, random.Below(5), random.Below(20), chunks, sinks, 1, levels);
         const Guarded out = c.Out(), want = c.Out();
         std::vector<double> mass(static_cast<std::size_t>(c.context.chunks()), 0.5), want_mass = mass;
         SparseAttentionArgs args = c.Args(out, mass), ref_args = c.Args(want, want_mass);
@@ -208,38 +209,88 @@ TEST_P(OpSuite, SparseAttentionWithoutDocuments) {
   EXPECT_TRUE(SameBits(out, empty));
 }
 
-// Gists that share one value per head, as at layer 0.
+// Gists that share one value per level and head, as at layer 0.
 void ShareGistValues(SparseCase& c) {
-  const std::int64_t d = c.shape.head_dim, chunks = c.context.chunks();
-  for (std::int64_t row = 0; row < c.shape.kv_heads * chunks; ++row) {
-    std::memcpy(c.context.gist_v.f32() + row * d, c.context.gist_v.f32() + row / chunks * chunks * d,
-                static_cast<std::size_t>(d) * sizeof(float));
+  const std::int64_t d = c.shape.head_dim;
+  for (const LevelCase& level : c.context.levels) {
+    for (std::int64_t row = 0; row < c.shape.kv_heads * level.gists(); ++row) {
+      std::memcpy(level.v.f32() + row * d, level.v.f32() + row / level.gists() * level.gists() * d,
+                  static_cast<std::size_t>(d) * sizeof(float));
+    }
   }
 }
 
-TEST_P(OpSuite, SparseAttentionCollapsed) {
+TEST_P(OpSuite, SparseAttentionOfAllGists) {
   Random random(26);
   for (const HeadShape& heads : HeadShapes()) {
-    for (std::int64_t rows : {1, 7}) {
-      SparseCase c(random, heads, rows, 2, 4, {11, 0, 30}, {3, 1, 0});
+    for (int levels : {1, 2, 3}) {
+      const std::int64_t rows = 7;
+      SparseCase c(random, heads, rows, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, levels);
       ShareGistValues(c);
-      const Guarded out = c.Out(), want = c.Out(), plain = c.Out();
-      SparseAttentionArgs args = c.Args(out), ref_args = c.Args(want);
-      args.collapse = ref_args.collapse = true;
-      args.chosen = args.counts = Tensor();  // unused
-      ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
-      ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
+      const Guarded collapsed = c.Out(), all = c.Out(), want = c.Out(), plain = c.Out();
+      const std::vector<std::int32_t> seen = {0, 1, 1, 2, 3, 3, 3};
+      const auto with = [&](const Tensor& out, GistRead read) {
+        SparseAttentionArgs args = c.Args(out);
+        args.read = read;
+        args.chosen = {};  // unused
+        args.row_documents = seen;
+        return args;
+      };
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(with(collapsed, GistRead::kCollapsed))));
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(with(all, GistRead::kAll))));
+      ASSERT_TRUE(Succeeds(ref_->SparseAttention(with(want, GistRead::kAll))));
       const double bound = c.Bound();
-      ASSERT_TRUE(Near(out, want, [&](std::int64_t) { return bound; }));
+      ASSERT_TRUE(Near(all, want, [&](std::int64_t) { return bound; })) << levels << " levels";
+      ASSERT_TRUE(Near(collapsed, want, [&](std::int64_t) { return bound; })) << levels << " levels";
 
-      // The same sum by the plain path: every chunk chosen, no raw tokens. Both are within the bound of the truth.
+      // The same sum by the plain path: every gist chosen, no raw tokens. Both are within the bound of the truth. Rows
+      // that see all documents only.
       std::fill(c.context.tokens.begin(), c.context.tokens.end(), 0);
-      for (std::int64_t list = 0; list < rows * heads.kv_heads; ++list) {
-        c.counts.i32()[list] = static_cast<std::int32_t>(c.context.chunks());
-        std::iota(c.chosen.i32() + list * c.context.chunks(), c.chosen.i32() + (list + 1) * c.context.chunks(), 0);
+      for (std::size_t n = 0; n < c.chosen.size(); ++n) {
+        const std::int64_t gists = c.context.levels[n].gists();
+        for (std::int64_t list = 0; list < rows * heads.kv_heads; ++list) {
+          c.chosen[n].counts.i32()[list] = static_cast<std::int32_t>(gists);
+          std::iota(c.chosen[n].gists.i32() + list * gists, c.chosen[n].gists.i32() + (list + 1) * gists, 0);
+        }
       }
       ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(plain))));
-      ASSERT_TRUE(Near(out, plain, [&](std::int64_t) { return 2 * bound; }));
+      for (std::int64_t e = 4 * heads.heads() * heads.head_dim; e < plain.size(); ++e) {
+        ASSERT_NEAR(all[e], plain[e], 2 * bound) << "element " << e;
+      }
+    }
+  }
+}
+
+// A row that sees the first documents only equals, bit for bit, a call whose context ends there.
+TEST_P(OpSuite, SparseAttentionSeesTheFirstDocumentsOnly) {
+  Random random(30);
+  for (const GistRead read : {GistRead::kAll, GistRead::kCollapsed}) {
+    SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 4, 30}, {3, 1, 0}, 1, 2);
+    ShareGistValues(c);
+    for (std::int32_t seen = 0; seen <= 3; ++seen) {
+      const Guarded masked = c.Out(), holes = c.Out();
+      const std::vector<std::int32_t> documents = {seen};
+      SparseAttentionArgs args = c.Args(masked);
+      args.read = read;
+      args.row_documents = documents;
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+      SparseCase poisoned = c;
+      poisoned.view = poisoned.context.view();
+      for (const LevelCase& level : poisoned.context.levels) {
+        for (std::int64_t head = 0; head < 2; ++head) {
+          for (std::int64_t gist = level.segment[seen]; gist < level.gists(); ++gist) {
+            const std::int64_t at = (head * level.gists() + gist) * 64;
+            std::fill_n(level.k.f32() + at, 64, std::numeric_limits<float>::quiet_NaN());
+            // A collapsed level reads the first gist's value for all.
+            if (gist > 0) std::fill_n(level.v.f32() + at, 64, std::numeric_limits<float>::quiet_NaN());
+          }
+        }
+      }
+      SparseAttentionArgs poisoned_args = poisoned.Args(holes);
+      poisoned_args.read = read;
+      poisoned_args.row_documents = documents;
+      ASSERT_TRUE(Succeeds(backend_->SparseAttention(poisoned_args)));
+      ASSERT_TRUE(SameBits(masked, holes)) << seen << " documents seen";
     }
   }
 }
@@ -247,20 +298,21 @@ TEST_P(OpSuite, SparseAttentionCollapsed) {
 // Row t of a batch equals the same row alone, its tail beginning t later.
 TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
   Random random(27);
-  for (bool collapse : {false, true}) {
-    SparseCase c(random, {2, 2, 64}, 37, 2, 4, {11, 0, 30}, {3, 1, 0});
+  for (const GistRead read : {GistRead::kChosen, GistRead::kAll, GistRead::kCollapsed}) {
+    SparseCase c(random, {2, 2, 64}, 37, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 2);
     ShareGistValues(c);
     const Guarded all = c.Out();
     SparseAttentionArgs args = c.Args(all);
-    args.collapse = collapse;
+    args.read = read;
     ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
     for (std::int64_t t = 0; t < c.rows; ++t) {
       Guarded one(DType::kF32, {1, 4, 64});
       SparseAttentionArgs single = args;
       single.q = args.q.Rows(t, t + 1);
       single.positions = args.positions.Rows(t, t + 1);
-      single.chosen = args.chosen.Rows(t, t + 1);
-      single.counts = args.counts.Rows(t, t + 1);
+      for (int n = 0; n < 2; ++n) {
+        single.chosen[n] = {args.chosen[n].gists.Rows(t, t + 1), args.chosen[n].counts.Rows(t, t + 1)};
+      }
       single.tail_begin = args.tail_begin + t;
       single.out = one;
       ASSERT_TRUE(Succeeds(backend_->SparseAttention(single)));
@@ -272,22 +324,26 @@ TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
 // Unchosen chunks are invisible, their gists too; so are rows of a page past the chunk's end and of the tail past t.
 TEST_P(OpSuite, SparseAttentionReadsOnlyVisibleKeys) {
   Random random(28);
-  SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 0, 30}, {3, 1, 0});
+  SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 3);
   const Guarded before = c.Out(), after = c.Out();
   ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(before))));
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const std::int64_t chunks = c.context.chunks();
   for (std::int64_t head = 0; head < 2; ++head) {
-    const std::int32_t* chosen = c.chosen.i32() + head * chunks;
-    for (std::int32_t chunk = 0; chunk < chunks; ++chunk) {
-      const bool visible = std::find(chosen, chosen + c.counts.i32()[head], chunk) != chosen + c.counts.i32()[head];
-      const std::int64_t gist_at = (head * chunks + chunk) * 64;
-      if (!visible) std::fill_n(c.context.gist_k.f32() + gist_at, 64, nan);
-      if (!visible) std::fill_n(c.context.gist_v.f32() + gist_at, 64, nan);
-      const std::int64_t first = visible ? c.context.tokens[chunk] : 0;
-      const std::int64_t page_at = ((c.context.page[chunk] * 2 + head) * ContextCase::kPageTokens + first) * 64;
-      std::fill_n(c.context.page_k.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
-      std::fill_n(c.context.page_v.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+    for (std::size_t n = 0; n < c.context.levels.size(); ++n) {
+      const LevelCase& level = c.context.levels[n];
+      const std::int64_t gists = level.gists();
+      const std::int32_t* chosen = c.chosen[n].gists.i32() + head * gists;
+      const std::int32_t* end = chosen + c.chosen[n].counts.i32()[head];
+      for (std::int32_t gist = 0; gist < gists; ++gist) {
+        const bool visible = std::find(chosen, end, gist) != end;
+        if (!visible) std::fill_n(level.k.f32() + (head * gists + gist) * 64, 64, nan);
+        if (!visible) std::fill_n(level.v.f32() + (head * gists + gist) * 64, 64, nan);
+        if (n > 0) continue;
+        const std::int64_t first = visible ? c.context.tokens[gist] : 0;
+        const std::int64_t page_at = ((c.context.page[gist] * 2 + head) * ContextCase::kPageTokens + first) * 64;
+        std::fill_n(c.context.page_k.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+        std::fill_n(c.context.page_v.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+      }
     }
     std::fill_n(c.tail_k.f32() + (head * 8 + 5) * 64, 3 * 64, nan);  // rows 5 to 7 of 8
     std::fill_n(c.prefix_v.f32() + (head * 3 + 2) * 64, 64, nan);    // row 2 of 3
@@ -301,7 +357,7 @@ TEST_P(OpSuite, SparseAttentionReadsOnlyVisibleKeys) {
 TEST_P(OpSuite, SparseAttentionOfExtremeLogits) {
   Random random(29);
   SparseCase c(random, {1, 2, 64}, 1, 1, 3, {6}, {2}, 1e-3F);
-  std::fill(c.counts.i32(), c.counts.i32() + 1, 0);
+  c.chosen[0].counts.i32()[0] = 0;
   // A query equal to the key before its rotation gets q . k = |k|^2 there. Row 3 of the tail is the query's own.
   Guarded key(DType::kF32, {1, 1, 64}), turned(DType::kF32, {1, 1, 64});
   random.Fill(key, 100);

@@ -42,15 +42,22 @@ std::vector<std::string> RunAllOps(Backend& backend) {
 
   const SparseCase c(random, {4, 2, 64}, 37, 3, 5, {40, 20}, {3, 3}, 2);
   const Guarded scores(DType::kF32, {37, 8, 60}), chosen(DType::kInt32, {37, 4, 60}), counts(DType::kInt32, {37, 4});
-  keep_tensor(backend.GistScore({c.q, c.positions, c.rope.table(), &c.view, scores}), scores);
-  keep_tensor(backend.SelectChunks({scores, 4, 6, 0, 1, chosen, counts}), counts);
-  keep_tensor(backend.SelectChunks({scores, 4, 0, 0.5F, 0.125F, chosen, counts}), counts);
+  keep_tensor(backend.GistScore(
+                  {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = scores}),
+              scores);
+  keep_tensor(backend.SelectChunks(
+                  {.scores = scores, .kv_heads = 4, .top_k = 6, .top_p = 0, .scale = 1, .chosen = {chosen, counts}}),
+              counts);
+  keep_tensor(
+      backend.SelectChunks(
+          {.scores = scores, .kv_heads = 4, .top_k = 0, .top_p = 0.5F, .scale = 0.125F, .chosen = {chosen, counts}}),
+      counts);
   const Guarded attended = c.Out();
   std::vector<double> mass(60, 0.0);
   keep_tensor(backend.SparseAttention(c.Args(attended, mass)), attended);
   keep(Status::Ok(), mass.data(), mass.size() * sizeof(double));
   SparseAttentionArgs collapsed = c.Args(attended);
-  collapsed.collapse = true;
+  collapsed.read = GistRead::kCollapsed;
   keep_tensor(backend.SparseAttention(collapsed), attended);
 
   const Guarded queries = random.Make(DType::kF32, {20, 64}), keys = random.Make(DType::kBF16, {3000, 64});

@@ -97,30 +97,44 @@ inline std::vector<HeadShape> HeadShapes() {
   return {{2, 1, 64}, {2, 2, 64}, {1, 4, 96}, {2, 7, 128}, {1, 8, 64}, {3, 2, 128}};
 }
 
+// One level of gists in the layout of GistLevel.
+struct LevelCase {
+  std::vector<std::int32_t> segment, child;
+  Guarded k, v;
+
+  std::int64_t gists() const { return segment.back(); }
+  GistLevel view() const { return {segment, child, k, v}; }
+};
+
 // Documents in the layout of ContextView. Pages stand in random order; unchosen chunks may have none.
 struct ContextCase {
   static constexpr std::int64_t kPageTokens = 5;
-  std::vector<std::int32_t> offset, chunk = {0}, sink = {0}, page, tokens;
-  Guarded sink_k, sink_v, gist_k, gist_v, page_k, page_v;
+  static constexpr std::int32_t kSectionSize = 3;
+  std::vector<std::int32_t> offset, sink = {0}, page, tokens;
+  std::vector<LevelCase> levels;
+  Guarded sink_k, sink_v, page_k, page_v;
   std::int64_t next_position = 0;  // the first after all documents
 
   // `chunks[j]` and `sinks[j]` of each document j.
   ContextCase(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& chunks,
-              const std::vector<std::int32_t>& sinks, std::int64_t first_position, float magnitude = 1)
+              const std::vector<std::int32_t>& sinks, std::int64_t first_position, float magnitude = 1,
+              int num_levels = 1)
       : sink_k(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim}, magnitude)),
         sink_v(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim})),
-        gist_k(random.Make(DType::kF32, {shape.kv_heads, Total(chunks), shape.head_dim}, magnitude)),
-        gist_v(random.Make(DType::kF32, {shape.kv_heads, Total(chunks), shape.head_dim})),
         page_k(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
         page_v(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim})) {
     next_position = first_position;
     for (std::size_t j = 0; j < chunks.size(); ++j) {
       offset.push_back(static_cast<std::int32_t>(next_position));
       next_position += chunks[j] * kPageTokens + sinks[j];
-      chunk.push_back(chunk.back() + chunks[j]);
       sink.push_back(sink.back() + sinks[j]);
     }
-    for (std::int32_t c = 0; c < chunk.back(); ++c) {
+    std::vector<std::int32_t> gists = chunks;
+    for (int level = 0; level < num_levels; ++level) {
+      AddLevel(random, shape, gists, magnitude);
+      for (std::int32_t& count : gists) count = (count + kSectionSize - 1) / kSectionSize;
+    }
+    for (std::int32_t c = 0; c < this->chunks(); ++c) {
       page.push_back(c + 2);
       tokens.push_back(static_cast<std::int32_t>(random.Below(kPageTokens + 1)));
     }
@@ -128,12 +142,31 @@ struct ContextCase {
       std::swap(page[c], page[random.Below(static_cast<std::int64_t>(c) + 1)]);
   }
 
-  std::int64_t chunks() const { return chunk.back(); }
+  std::int64_t chunks() const { return levels[0].gists(); }
   ContextView view() const {
-    return {offset, chunk, sink, sink_k, sink_v, gist_k, gist_v, page, tokens, page_k, page_v};
+    ContextView view{offset, sink, sink_k, sink_v, static_cast<int>(levels.size()), {}, page, tokens, page_k, page_v};
+    for (std::size_t n = 0; n < levels.size(); ++n) view.gists[n] = levels[n].view();
+    return view;
   }
 
  private:
+  // The next level, `gists[j]` of document j. Above the lowest each stands for up to kSectionSize of the level below.
+  void AddLevel(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& gists, float magnitude) {
+    LevelCase level{{0},
+                    {},
+                    random.Make(DType::kF32, {shape.kv_heads, Total(gists), shape.head_dim}, magnitude),
+                    random.Make(DType::kF32, {shape.kv_heads, Total(gists), shape.head_dim})};
+    if (!levels.empty()) level.child.push_back(0);
+    for (std::size_t j = 0; j < gists.size(); ++j) {
+      level.segment.push_back(level.segment.back() + gists[j]);
+      for (std::int32_t s = 1; s <= gists[j] && !levels.empty(); ++s) {
+        const LevelCase& below = levels.back();
+        level.child.push_back(std::min(below.segment[j] + s * kSectionSize, below.segment[j + 1]));
+      }
+    }
+    levels.push_back(std::move(level));
+  }
+
   static std::int64_t Total(const std::vector<std::int32_t>& counts) {
     std::int64_t total = 0;
     for (std::int32_t count : counts) total += count;
@@ -147,36 +180,46 @@ struct SparseCase {
   std::int64_t rows, prefix_tokens, tail_begin;
   RopeFixture rope;
   ContextCase context;
-  Guarded q, positions, prefix_k, prefix_v, tail_k, tail_v, chosen, counts;
+  Guarded q, positions, prefix_k, prefix_v, tail_k, tail_v;
+  struct Lists {
+    Guarded gists, counts;
+    operator ChosenGists() const { return {gists, counts}; }  // NOLINT(google-explicit-constructor)
+  };
+  std::vector<Lists> chosen;  // by level; on every level at random
   ContextView view;
 
   SparseCase(Random& random, const HeadShape& head_shape, std::int64_t num_rows, std::int64_t prefix, std::int64_t tail,
-             const std::vector<std::int32_t>& chunks, const std::vector<std::int32_t>& sinks, float magnitude = 1)
+             const std::vector<std::int32_t>& chunks, const std::vector<std::int32_t>& sinks, float magnitude = 1,
+             int num_levels = 1)
       : shape(head_shape),
         rows(num_rows),
         prefix_tokens(prefix),
         tail_begin(tail),
         rope(700, shape.head_dim),
-        context(random, shape, chunks, sinks, prefix, magnitude),
+        context(random, shape, chunks, sinks, prefix, magnitude, num_levels),
         q(random.Make(DType::kF32, {rows, shape.heads(), shape.head_dim}, magnitude)),
         positions(DType::kInt32, {rows}),
         prefix_k(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
         prefix_v(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim})),
         tail_k(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
-        tail_v(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim})),
-        chosen(DType::kInt32, {rows, shape.kv_heads, context.chunks()}),
-        counts(DType::kInt32, {rows, shape.kv_heads}) {
+        tail_v(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim})) {
     for (std::int64_t t = 0; t < rows; ++t) {
       positions.i32()[t] = static_cast<std::int32_t>(context.next_position + tail + t);
     }
+    for (const LevelCase& level : context.levels) Choose(random, level.gists());
+    view = context.view();
+  }
+
+  void Choose(Random& random, std::int64_t gists) {
+    Lists lists{Guarded(DType::kInt32, {rows, shape.kv_heads, gists}), Guarded(DType::kInt32, {rows, shape.kv_heads})};
     for (std::int64_t list = 0; list < rows * shape.kv_heads; ++list) {
-      std::int32_t& count = counts.i32()[list] = 0;
+      std::int32_t& count = lists.counts.i32()[list] = 0;
       const std::int64_t odds = 1 + random.Below(4);
-      for (std::int32_t c = 0; c < context.chunks(); ++c) {
-        if (random.Below(odds) == 0) chosen.i32()[list * context.chunks() + count++] = c;
+      for (std::int32_t c = 0; c < gists; ++c) {
+        if (random.Below(odds) == 0) lists.gists.i32()[list * gists + count++] = c;
       }
     }
-    view = context.view();
+    chosen.push_back(std::move(lists));
   }
 
   float scale() const { return 1.0F / std::sqrt(static_cast<float>(shape.head_dim)); }
@@ -190,8 +233,7 @@ struct SparseCase {
     args.prefix_v = prefix_v;
     args.prefix_tokens = prefix_tokens;
     args.context = &view;
-    args.chosen = chosen;
-    args.counts = counts;
+    for (std::size_t n = 0; n < chosen.size(); ++n) args.chosen[n] = chosen[n];
     args.tail_k = tail_k;
     args.tail_v = tail_v;
     args.tail_begin = tail_begin;
@@ -203,13 +245,15 @@ struct SparseCase {
 
   // The most keys that a row can see, and the bound of backend.h with it.
   double Keys() const {
-    return static_cast<double>(prefix_tokens + tail_begin + rows + (*context.sink_k).dims[1] +
-                               context.chunks() * (1 + ContextCase::kPageTokens));
+    std::int64_t keys = prefix_tokens + tail_begin + rows + (*context.sink_k).dims[1];
+    for (const LevelCase& level : context.levels) keys += level.gists();
+    return static_cast<double>(keys + context.chunks() * ContextCase::kPageTokens);
   }
   double LogitBound() const {
     const std::int64_t d = shape.head_dim;
-    const double largest = std::max({LargestNorm(prefix_k, d), LargestNorm(tail_k, d), LargestNorm(context.sink_k, d),
-                                     LargestNorm(context.gist_k, d), LargestNorm(context.page_k, d)});
+    double largest = std::max({LargestNorm(prefix_k, d), LargestNorm(tail_k, d), LargestNorm(context.sink_k, d),
+                               LargestNorm(context.page_k, d)});
+    for (const LevelCase& level : context.levels) largest = std::max(largest, LargestNorm(level.k, d));
     return scale() * LargestNorm(q, d) * largest;
   }
   // Relative to the weights; times max |v| it bounds an output.
@@ -217,9 +261,10 @@ struct SparseCase {
     return (2 * Keys() + static_cast<double>(shape.head_dim) + 8) * kEps * (1 + LogitBound());
   }
   double Bound() const {
-    return WeightBound() *
-           std::max({LargestMagnitude(prefix_v), LargestMagnitude(tail_v), LargestMagnitude(context.sink_v),
-                     LargestMagnitude(context.gist_v), LargestMagnitude(context.page_v)});
+    double largest = std::max({LargestMagnitude(prefix_v), LargestMagnitude(tail_v), LargestMagnitude(context.sink_v),
+                               LargestMagnitude(context.page_v)});
+    for (const LevelCase& level : context.levels) largest = std::max(largest, LargestMagnitude(level.v));
+    return WeightBound() * largest;
   }
 };
 

@@ -84,7 +84,7 @@ TEST_P(OpErrors, Positions) {
   Guarded positions(DType::kInt32, {2}), out(DType::kF32, {2, 3, 8}), cache(DType::kF32, {3, 5, 8});
   positions.i32()[0] = positions.i32()[1] = 19;
   const RopeArgs args{x, positions, rope.table(), out};
-  const UnfoldArgs unfold{x, x, positions, rope.table(), 3, cache, cache};
+  const UnfoldArgs unfold{x, x, {}, {}, positions, rope.table(), 3, cache, cache};
   ASSERT_TRUE(Succeeds(backend_->Rope(args)));
   ASSERT_TRUE(Succeeds(backend_->Unfold(unfold)));
   Refused(args, &Backend::Rope, "Rope", "D", [](RopeArgs& a) { a.x = a.out = a.x.Reshape({2, 8, 3}); });
@@ -92,6 +92,8 @@ TEST_P(OpErrors, Positions) {
   Refused(unfold, &Backend::Unfold, "Unfold", "row_begin", [](UnfoldArgs& a) { a.row_begin = 4; });
   Refused(unfold, &Backend::Unfold, "Unfold", "row_begin", [](UnfoldArgs& a) { a.row_begin = -1; });
   Refused(unfold, &Backend::Unfold, "Unfold", "k", [](UnfoldArgs& a) { a.k = As(a.k, DType::kF16); });
+  Refused(unfold, &Backend::Unfold, "Unfold", "v", [](UnfoldArgs& a) { a.v = As(a.v, DType::kBF16); });
+  Refused(unfold, &Backend::Unfold, "Unfold", "k_scale", [](UnfoldArgs& a) { a.k = a.v = As(a.k, DType::kInt8); });
   Refused(unfold, &Backend::Unfold, "Unfold", "out_v", [](UnfoldArgs& a) { a.out_v.dims[1] = 4; });
   for (std::int32_t position : {-1, 20}) {
     positions.i32()[1] = position;
@@ -132,7 +134,8 @@ TEST_P(OpErrors, GistPrefill) {
 TEST_P(OpErrors, ScoreAndSelect) {
   const SparseCase c(random_, {2, 2, 8}, 2, 1, 0, {3, 2}, {1, 1});
   Guarded scores(DType::kF32, {2, 4, 5}), chosen(DType::kInt32, {2, 2, 5}), counts(DType::kInt32, {2, 2});
-  const GistScoreArgs score{c.q, c.positions, c.rope.table(), &c.view, scores};
+  const GistScoreArgs score{
+      .q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = scores};
   ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
   const auto bad = [&](std::string_view field, auto change) {
     Refused(score, &Backend::GistScore, "GistScore", field, change);
@@ -141,12 +144,37 @@ TEST_P(OpErrors, ScoreAndSelect) {
   bad("scores", [](GistScoreArgs& a) { a.scores.dims[2] = 4; });
   ContextView view = c.view;
   const std::vector<std::int32_t> few = {0, 5}, wrong = {0, 3, 4}, late = {0, 500};
-  bad("context.segment_chunk", [&](GistScoreArgs& a) { view.segment_chunk = few, a.context = &view; });
-  bad("context.segment_chunk", [&](GistScoreArgs& a) { view.segment_chunk = wrong, a.context = &view; });
+  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = few, a.context = &view; });
+  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = wrong, a.context = &view; });
+  view = c.view;
+  bad("level", [](GistScoreArgs& a) { a.level = 1; });
+  bad("parents need a level above", [&](GistScoreArgs& a) { a.parents = {chosen, counts}; });
+  bad("context.num_levels", [&](GistScoreArgs& a) { view.num_levels = 4, a.context = &view; });
   view = c.view;
   bad("context.segment_offset[1]", [&](GistScoreArgs& a) { view.segment_offset = late, a.context = &view; });
 
-  const SelectChunksArgs select{scores, 2, 3, 0, 1, chosen, counts};
+  const SparseCase two(random_, {2, 2, 8}, 2, 1, 0, {3, 2}, {1, 1}, 1, 2);
+  Guarded parents(DType::kInt32, {2, 2, 2}), parent_counts(DType::kInt32, {2, 2});
+  for (std::int64_t list = 0; list < 4; ++list) {
+    parent_counts.i32()[list] = 1;
+    parents.i32()[2 * list] = 1;
+  }
+  GistScoreArgs fine = score;
+  view = two.view;
+  fine.context = &view;
+  fine.parents = {parents, parent_counts};
+  ASSERT_TRUE(Succeeds(backend_->GistScore(fine)));
+  const auto bad_parents = [&](std::string_view field, auto change) {
+    Refused(fine, &Backend::GistScore, "GistScore", field, change);
+    view = two.view;
+  };
+  const std::vector<std::int32_t> orphans = {0, 3, 4};
+  bad_parents("context.gists.child", [&](GistScoreArgs&) { view.gists[1].child = orphans; });
+  bad_parents("parents", [&](GistScoreArgs& a) { a.parents.gists.dims[2] = 1; });
+  parents.i32()[2] = 2;
+  bad_parents("parents[2] is 2", [](GistScoreArgs&) {});
+
+  const SelectChunksArgs select{.scores = scores, .kv_heads = 2, .top_k = 3, .chosen = {chosen, counts}};
   ASSERT_TRUE(Succeeds(backend_->SelectChunks(select)));
   const auto bad_choice = [&](std::string_view field, auto change) {
     Refused(select, &Backend::SelectChunks, "SelectChunks", field, change);
@@ -157,8 +185,8 @@ TEST_P(OpErrors, ScoreAndSelect) {
   bad_choice("top_p", [](SelectChunksArgs& a) { a.top_p = 1.5F; });
   bad_choice("top_p", [](SelectChunksArgs& a) { a.top_p = std::nanf(""); });
   bad_choice("scale", [](SelectChunksArgs& a) { a.scale = 0; });
-  bad_choice("chosen", [](SelectChunksArgs& a) { a.chosen.dims[1] = 1; });
-  bad_choice("counts", [](SelectChunksArgs& a) { a.counts = As(a.counts, DType::kF32); });
+  bad_choice("chosen", [](SelectChunksArgs& a) { a.chosen.gists.dims[1] = 1; });
+  bad_choice("counts", [](SelectChunksArgs& a) { a.chosen.counts = As(a.chosen.counts, DType::kF32); });
 }
 
 TEST_P(OpErrors, SparseAttention) {
@@ -166,9 +194,9 @@ TEST_P(OpErrors, SparseAttention) {
   const Guarded out = c.Out();
   std::vector<double> mass(5);
   for (std::int64_t list = 0; list < 4; ++list) {
-    c.counts.i32()[list] = 2;
-    c.chosen.i32()[list * 5] = 1;
-    c.chosen.i32()[list * 5 + 1] = 4;
+    c.chosen[0].counts.i32()[list] = 2;
+    c.chosen[0].gists.i32()[list * 5] = 1;
+    c.chosen[0].gists.i32()[list * 5 + 1] = 4;
   }
   using Args = SparseAttentionArgs;
   const Args args = c.Args(out, mass);
@@ -181,9 +209,12 @@ TEST_P(OpErrors, SparseAttention) {
   bad("tail_begin", [](Args& a) { a.tail_begin = -1; });
   bad("prefix_k has fewer rows", [](Args& a) { a.prefix_tokens = 4; });
   bad("prefix_k", [](Args& a) { a.prefix_k = Tensor(); });
-  bad("chosen", [](Args& a) { a.chosen = Tensor(); });
+  bad("chosen", [](Args& a) { a.chosen[0].gists = Tensor(); });
   bad("chunk_mass", [](Args& a) { a.chunk_mass = a.chunk_mass.subspan(1); });
-  bad("chunk_mass", [](Args& a) { a.collapse = true; });
+  const std::vector<std::int32_t> one_row = {2}, too_many = {1, 3};
+  bad("row_documents", [&](Args& a) { a.row_documents = one_row; });
+  bad("row_documents", [&](Args& a) { a.row_documents = too_many; });
+  bad("chunk_mass", [](Args& a) { a.read = GistRead::kCollapsed; });
   bad("out", [](Args& a) { a.out.dims[1] = 2; });
   ContextView view = c.view;
   const auto bad_view = [&](std::string_view field, auto change) {
@@ -214,11 +245,11 @@ TEST_P(OpErrors, SparseAttention) {
     bad(field, [](Args&) {});
     place = before;
   };
-  bad_choice("chosen[6] is 5", c.chosen.i32()[6], 5);
-  bad_choice("chosen[5] is -1", c.chosen.i32()[5], -1);
-  bad_choice("chosen[6] is 1, expected ascending", c.chosen.i32()[6], 1);
-  bad_choice("counts[3] is 6", c.counts.i32()[3], 6);
-  bad_choice("counts[3] is -1", c.counts.i32()[3], -1);
+  bad_choice("chosen[6] is 5", c.chosen[0].gists.i32()[6], 5);
+  bad_choice("chosen[5] is -1", c.chosen[0].gists.i32()[5], -1);
+  bad_choice("chosen[6] is 1, expected ascending", c.chosen[0].gists.i32()[6], 1);
+  bad_choice("chosen.counts[3] is 6", c.chosen[0].counts.i32()[3], 6);
+  bad_choice("chosen.counts[3] is -1", c.chosen[0].counts.i32()[3], -1);
   bad_choice("positions[1] is 700", c.positions.i32()[1], 700);
   bad_choice("context.segment_offset[1]", c.positions.i32()[1], 3);
 }

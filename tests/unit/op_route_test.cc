@@ -19,14 +19,16 @@ TEST_P(OpSuite, GistScore) {
         const SparseCase c(random, heads, rows, 3, 1, chunks, sinks, 4);
         Guarded out(DType::kF32, {rows, heads.heads(), c.context.chunks()});
         Guarded want(DType::kF32, {rows, heads.heads(), c.context.chunks()});
-        ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, c.positions, c.rope.table(), &c.view, out})));
-        ASSERT_TRUE(Succeeds(ref_->GistScore({c.q, c.positions, c.rope.table(), &c.view, want})));
+        ASSERT_TRUE(Succeeds(backend_->GistScore(
+            {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = out})));
+        ASSERT_TRUE(Succeeds(ref_->GistScore(
+            {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = want})));
         const std::int64_t d = heads.head_dim;
         ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
           const std::int64_t chunk = i % c.context.chunks(), row = i / c.context.chunks();
           const std::int64_t kv_head = row % heads.heads() / heads.group;
           return (static_cast<double>(d) + 6) * kEps * Norm(c.q, row, d) *
-                 Norm(c.context.gist_k, kv_head * c.context.chunks() + chunk, d);
+                 Norm(c.context.levels[0].k, kv_head * c.context.chunks() + chunk, d);
         }));
       }
     }
@@ -38,19 +40,24 @@ TEST_P(OpSuite, GistScoreMovesWithItsDocument) {
   Random random(31);
   const SparseCase c(random, {2, 2, 64}, 7, 3, 1, {9, 5}, {2, 0});
   Guarded before(DType::kF32, {7, 4, 14}), after(DType::kF32, {7, 4, 14});
-  ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, c.positions, c.rope.table(), &c.view, before})));
+  ASSERT_TRUE(Succeeds(backend_->GistScore(
+      {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = before})));
   std::vector<std::int32_t> offset = c.context.offset;
   for (std::int32_t& at : offset) at += 100;
   Guarded positions(DType::kInt32, {7});
   for (std::int64_t t = 0; t < 7; ++t) positions.i32()[t] = c.positions.i32()[t] + 100;
   ContextView moved = c.view;
   moved.segment_offset = offset;
-  ASSERT_TRUE(Succeeds(backend_->GistScore({c.q, positions, c.rope.table(), &moved, after})));
+  ASSERT_TRUE(Succeeds(backend_->GistScore(
+      {.q = c.q, .positions = positions, .rope = c.rope.table(), .context = &moved, .scores = after})));
   EXPECT_TRUE(SameBits(before, after));
   for (std::int64_t t = 0; t < 7; ++t) {
     Guarded one(DType::kF32, {1, 4, 14});
-    ASSERT_TRUE(Succeeds(
-        backend_->GistScore({(*c.q).Rows(t, t + 1), (*c.positions).Rows(t, t + 1), c.rope.table(), &c.view, one})));
+    ASSERT_TRUE(Succeeds(backend_->GistScore({.q = (*c.q).Rows(t, t + 1),
+                                              .positions = (*c.positions).Rows(t, t + 1),
+                                              .rope = c.rope.table(),
+                                              .context = &c.view,
+                                              .scores = one})));
     EXPECT_TRUE(SameBits(one, (*before).Rows(t, t + 1)));
   }
 }
@@ -111,8 +118,18 @@ TEST_P(OpSuite, SelectChunksByCount) {
           Guarded scores(DType::kF32, {rows, 2 * group, chunks});
           FillWithTies(random, scores, k % 2 == 0);
           Selection mine(rows, 2, chunks), want(rows, 2, chunks);
-          ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 2, k, 0, 1, mine.chosen, mine.counts})));
-          ASSERT_TRUE(Succeeds(ref_->SelectChunks({scores, 2, k, 0, 1, want.chosen, want.counts})));
+          ASSERT_TRUE(Succeeds(backend_->SelectChunks({.scores = scores,
+                                                       .kv_heads = 2,
+                                                       .top_k = k,
+                                                       .top_p = 0,
+                                                       .scale = 1,
+                                                       .chosen = {mine.chosen, mine.counts}})));
+          ASSERT_TRUE(Succeeds(ref_->SelectChunks({.scores = scores,
+                                                   .kv_heads = 2,
+                                                   .top_k = k,
+                                                   .top_p = 0,
+                                                   .scale = 1,
+                                                   .chosen = {want.chosen, want.counts}})));
           ASSERT_TRUE(mine.chosen.Intact() && mine.counts.Intact());
           for (std::int64_t list = 0; list < rows * 2; ++list) {
             ASSERT_EQ(mine.List(list), BestByCounting(scores, list, group, k));
@@ -149,9 +166,24 @@ TEST_P(OpSuite, SelectChunksByMass) {
         Guarded scores = random.Make(DType::kF32, {7, 2, chunks}, 20);
         if (ties) FillWithTies(random, scores, false);
         Selection mine(7, 2, chunks), want(7, 2, chunks), group(7, 1, chunks);
-        ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 2, 0, top_p, 0.125F, mine.chosen, mine.counts})));
-        ASSERT_TRUE(Succeeds(ref_->SelectChunks({scores, 2, 0, top_p, 0.125F, want.chosen, want.counts})));
-        ASSERT_TRUE(Succeeds(backend_->SelectChunks({scores, 1, 0, top_p, 0.125F, group.chosen, group.counts})));
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks({.scores = scores,
+                                                     .kv_heads = 2,
+                                                     .top_k = 0,
+                                                     .top_p = top_p,
+                                                     .scale = 0.125F,
+                                                     .chosen = {mine.chosen, mine.counts}})));
+        ASSERT_TRUE(Succeeds(ref_->SelectChunks({.scores = scores,
+                                                 .kv_heads = 2,
+                                                 .top_k = 0,
+                                                 .top_p = top_p,
+                                                 .scale = 0.125F,
+                                                 .chosen = {want.chosen, want.counts}})));
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks({.scores = scores,
+                                                     .kv_heads = 1,
+                                                     .top_k = 0,
+                                                     .top_p = top_p,
+                                                     .scale = 0.125F,
+                                                     .chosen = {group.chosen, group.counts}})));
         for (std::int64_t row = 0; row < 14; ++row) {
           ASSERT_EQ(mine.List(row), want.List(row));
           CheckMass(scores, mine.List(row), row, top_p, 0.125);
@@ -162,6 +194,60 @@ TEST_P(OpSuite, SelectChunksByMass) {
             for (std::int32_t c : mine.List(2 * t + head)) both.insert(c);
           }
           ASSERT_EQ(group.List(t), std::vector<std::int32_t>(both.begin(), both.end()));
+        }
+      }
+    }
+  }
+}
+
+// Coarse to fine (method.md 4.4): of the chosen sections' children alone the best are kept, by the scores that all
+// gists of the level have.
+TEST_P(OpSuite, GistsUnderChosenSections) {
+  Random random(36);
+  for (const HeadShape& heads : HeadShapes()) {
+    for (int levels : {2, 3}) {
+      const std::int64_t rows = 5;
+      const SparseCase c(random, heads, rows, 3, 1, {40, 0, 23, 1}, {2, 0, 1, 3}, 2, levels);
+      for (int level = 0; level + 1 < levels; ++level) {
+        const LevelCase& below = c.context.levels[level];
+        const LevelCase& above = c.context.levels[level + 1];
+        const std::int64_t gists = below.gists();
+        const ChosenGists parents = c.chosen[level + 1];
+        Guarded all(DType::kF32, {rows, heads.heads(), gists}), some(DType::kF32, {rows, heads.heads(), gists});
+        GistScoreArgs score{c.q, c.positions, c.rope.table(), &c.view, level, {}, all};
+        ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
+        score.parents = parents;
+        score.scores = some;
+        ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
+        Selection mine(rows, heads.kv_heads, gists), want(rows, heads.kv_heads, gists);
+        SelectChunksArgs select{some, &c.view, level, parents, heads.kv_heads, 4, 0, 1, {mine.chosen, mine.counts}};
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks(select)));
+        select.chosen = {want.chosen, want.counts};
+        ASSERT_TRUE(Succeeds(ref_->SelectChunks(select)));
+        for (std::int64_t list = 0; list < rows * heads.kv_heads; ++list) {
+          std::vector<std::int32_t> candidates;
+          for (std::int32_t i = 0; i < c.chosen[level + 1].counts.i32()[list]; ++i) {
+            const std::int32_t section = c.chosen[level + 1].gists.i32()[list * above.gists() + i];
+            for (std::int32_t g = above.child[section]; g < above.child[section + 1]; ++g) candidates.push_back(g);
+          }
+          std::set<std::int32_t> expected;
+          for (std::int64_t row = list * heads.group; row < (list + 1) * heads.group; ++row) {
+            std::vector<std::int32_t> order = candidates;
+            std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+              return all[row * gists + a] > all[row * gists + b];
+            });
+            order.resize(std::min<std::size_t>(order.size(), 4));
+            expected.insert(order.begin(), order.end());
+            for (std::size_t i = 0; i < candidates.size(); ++i) {
+              const std::int64_t at = row * gists + static_cast<std::int64_t>(i);
+              ASSERT_TRUE(SameBits(some.f32() + at, all.f32() + row * gists + candidates[i], 4));
+            }
+            for (std::int64_t i = static_cast<std::int64_t>(candidates.size()); i < gists; ++i) {
+              ASSERT_TRUE(std::isnan(some[row * gists + i])) << "a gist outside was scored";
+            }
+          }
+          ASSERT_EQ(mine.List(list), std::vector<std::int32_t>(expected.begin(), expected.end()));
+          ASSERT_EQ(mine.List(list), want.List(list));
         }
       }
     }

@@ -339,9 +339,15 @@ Guarded ToTokens(const Guarded& cache, std::int64_t begin, std::int64_t rows) {
 TEST_P(OpSuite, Unfold) {
   Random random(10);
   constexpr std::int64_t kHeads = 3, kOutRows = 70;
-  for (DType type : {DType::kF32, DType::kBF16}) {
+  for (DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
     for (std::int64_t head_dim : {64, 96, 128}) {
       const RopeFixture rope(100, head_dim);
+      const Guarded k_scale = random.Make(DType::kBF16, {kHeads, head_dim});
+      const Guarded v_scale = random.Make(DType::kBF16, {kHeads, head_dim});
+      // What a stored element stands for.
+      const auto value = [&](const Guarded& rows, const Guarded& scale, std::int64_t i) {
+        return Widened(rows, i) * (type == DType::kInt8 ? Widened(scale, i % (kHeads * head_dim)) : 1);
+      };
       for (std::int64_t rows : kRowCounts) {
         const std::int64_t row_begin = random.Below(kOutRows - rows + 1);
         const Guarded k = random.Make(type, {rows, kHeads, head_dim}), v = random.Make(type, {rows, kHeads, head_dim});
@@ -349,8 +355,9 @@ TEST_P(OpSuite, Unfold) {
         for (std::int64_t t = 0; t < rows; ++t) positions.i32()[t] = static_cast<std::int32_t>(random.Below(100));
         Guarded out_k(DType::kF32, {kHeads, kOutRows, head_dim}), out_v(DType::kF32, {kHeads, kOutRows, head_dim});
         Guarded wide(DType::kF32, {rows, kHeads, head_dim}), turned(DType::kF32, {rows, kHeads, head_dim});
-        for (std::int64_t i = 0; i < k.size(); ++i) wide.f32()[i] = static_cast<float>(Widened(k, i));
-        ASSERT_TRUE(Succeeds(backend_->Unfold({k, v, positions, rope.table(), row_begin, out_k, out_v})));
+        for (std::int64_t i = 0; i < k.size(); ++i) wide.f32()[i] = static_cast<float>(value(k, k_scale, i));
+        const UnfoldArgs args{k, v, k_scale, v_scale, positions, rope.table(), row_begin, out_k, out_v};
+        ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
         ASSERT_TRUE(Succeeds(backend_->Rope({wide, positions, rope.table(), turned})));
         ASSERT_TRUE(out_k.Intact() && out_v.Intact());
         // Written rows equal Rope of the widened key bit for bit, and the value itself; others are as before.
@@ -361,13 +368,16 @@ TEST_P(OpSuite, Unfold) {
             ASSERT_TRUE(std::isnan(out_k[i]) && std::isnan(out_v[i])) << "row outside was written";
           } else {
             ASSERT_TRUE(SameBits(out_k.f32() + i, turned.f32() + from, 4));
-            ASSERT_EQ(out_v[i], Widened(v, from));
+            ASSERT_EQ(out_v[i], value(v, v_scale, from));
           }
         }
         Guarded ref_k(DType::kF32, {kHeads, kOutRows, head_dim}), ref_v(DType::kF32, {kHeads, kOutRows, head_dim});
         std::memcpy(ref_k.f32(), out_k.f32(), (*out_k).bytes());
         std::memcpy(ref_v.f32(), out_v.f32(), (*out_v).bytes());
-        ASSERT_TRUE(Succeeds(ref_->Unfold({k, v, positions, rope.table(), row_begin, ref_k, ref_v})));
+        UnfoldArgs ref_args = args;
+        ref_args.out_k = ref_k;
+        ref_args.out_v = ref_v;
+        ASSERT_TRUE(Succeeds(ref_->Unfold(ref_args)));
         ASSERT_TRUE(SameBits(ref_v, out_v));
         ASSERT_TRUE(Near(turned, ToTokens(ref_k, row_begin, rows), [&](std::int64_t i) {
           const std::int64_t other = i % head_dim < head_dim / 2 ? i + head_dim / 2 : i - head_dim / 2;

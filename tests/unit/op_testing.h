@@ -102,7 +102,8 @@ class Random {
         case DType::kBF16: tensor.as<std::uint16_t>()[i] = F32ToBF16(value); break;
         // Sign and mantissa at random, exponents 0 (subnormal) to 15 (below 2).
         case DType::kF16: tensor.as<std::uint16_t>()[i] = static_cast<std::uint16_t>(engine_() & 0xbfffU); break;
-        default: tensor.as<std::int32_t>()[i] = static_cast<std::int32_t>(Below(1000)); break;
+        case DType::kInt8: tensor.as<std::int8_t>()[i] = static_cast<std::int8_t>(Below(255) - 127); break;
+        case DType::kInt32: tensor.as<std::int32_t>()[i] = static_cast<std::int32_t>(Below(1000)); break;
       }
     }
   }
@@ -119,6 +120,7 @@ class Random {
 inline double Widened(const Tensor& tensor, std::int64_t i) {
   if (tensor.dtype == DType::kF16) return F16ToF32(tensor.as<std::uint16_t>()[i]);
   if (tensor.dtype == DType::kBF16) return BF16ToF32(tensor.as<std::uint16_t>()[i]);
+  if (tensor.dtype == DType::kInt8) return tensor.as<std::int8_t>()[i];
   return tensor.as<float>()[i];
 }
 

@@ -14,6 +14,7 @@
 #include "model/config.h"
 #include "rag/citations.h"
 #include "rag/query_attention.h"
+#include "text/readable_text.h"
 #include "tiny_model.h"
 
 namespace unfold {
@@ -166,6 +167,38 @@ TEST_F(PreparedDocumentTest, AMarkdownHeadingIsTheTitle) {
   ExpectExactCitations(text, prepared, *tokenizer_, 2);
 }
 
+// A tokenizer that puts a space in front of each text: with a character that has no token of its own behind it, that
+// space is a token, which must not cite the document's first byte from the middle of the document.
+TEST_F(PreparedDocumentTest, AddedSpacesCiteThePlaceWhereTheyStand) {
+  UsePartTokens(64);
+  const auto llama = Must(Tokenizer::Load(UNFOLD_SOURCE_DIR "/tests/golden/family_llama2.json"));
+  rules_.tokenizer = llama.get();
+  rules_.word_starts = WordStarts(*llama, llama->vocab_size());
+  std::string text;
+  for (int i = 0; i < 12; ++i) text += "\xE6\x97\xA5 the number " + std::to_string(i) + " of\nsome lines here.\n\n";
+  for (const bool has_title : {false, true}) {
+    const std::string whole =
+        (has_title ? std::string("\xE6\x97\xA5 title\n\n") : std::string(200, 'x') + "\n\n") + text;
+    const PreparedDocument prepared = Prepare(whole);
+    EXPECT_EQ(prepared.record.title.empty(), !has_title);
+    ASSERT_GT(prepared.parts.size(), 3U);
+    int num_empty = 0;
+    for (const PreparedPart& part : prepared.parts) {
+      EXPECT_EQ(part.table.num_title_tokens > 0, has_title);
+      for (std::size_t i = part.table.num_title_tokens; i < part.table.token_ids.size(); ++i) {
+        const ByteSpan span = part.table.token_spans[i];
+        EXPECT_GE(span.begin, part.summary.body.begin);
+        EXPECT_LE(span.end, part.summary.body.end);
+        num_empty += span.begin == span.end ? 1 : 0;
+        const std::string token(llama->TokenBytes(part.table.token_ids[i]));
+        const std::string cited = Cited(whole, span);
+        EXPECT_TRUE(cited == token || " " + cited == token || (has_title && token == "\n")) << token << "|" << cited;
+      }
+    }
+    EXPECT_GT(num_empty, 2);
+  }
+}
+
 TEST_F(PreparedDocumentTest, WithoutATitleThereAreBodiesAlone) {
   UsePartTokens(64);
   const std::string text = LongText(std::string(161, 'x'), 6);
@@ -173,6 +206,50 @@ TEST_F(PreparedDocumentTest, WithoutATitleThereAreBodiesAlone) {
   EXPECT_EQ(prepared.record.title, "");
   for (const PreparedPart& part : prepared.parts) EXPECT_EQ(part.table.num_title_tokens, 0U);
   ExpectExactCitations(text, prepared, *tokenizer_, 0);
+}
+
+// Each token of a page cites the bytes of the file that it was read from.
+TEST_F(PreparedDocumentTest, HtmlIsReadAsTextAndCitesItsFile) {
+  UsePartTokens(64);
+  std::string page = "<html><head><title>Bridges &amp; ferries</title><style>p {}</style></head><body><nav>Home</nav>";
+  for (int p = 0; p < 30; ++p) {
+    page += "<p class='x y'>The <b>bridge</b> number " + std::to_string(p) +
+            " was\n built caf&eacute; by <i>Peter</i>.</p>";
+  }
+  const PreparedDocument prepared = Prepare(page, TextFormat::kHtml);
+  EXPECT_EQ(prepared.record.format, TextFormat::kHtml);
+  EXPECT_EQ(prepared.record.title, "Bridges & ferries");
+  EXPECT_EQ(prepared.record.text_bytes, page.size());
+  ASSERT_GT(prepared.parts.size(), 5U);
+  const ReadableText readable = Must(ReadableText::Read(page, TextFormat::kHtml));
+  std::size_t num_exact = 0, num_decoded = 0;
+  for (std::size_t p = 0; p < prepared.parts.size(); ++p) {
+    const ChunkTable& table = prepared.parts[p].table;
+    ExpectConsistent(prepared.parts[p], prepared.record.parts.at(p));
+    const ByteSpan body = prepared.parts[p].summary.body;
+    EXPECT_EQ(Cited(page, body).rfind("The <b>bridge</b> number ", 0), 0U) << "whole paragraphs: " << Cited(page, body);
+    for (std::size_t i = 0; i < table.token_ids.size(); ++i) {
+      const ByteSpan span = table.token_spans[i];
+      const std::string bytes(tokenizer_->TokenBytes(table.token_ids[i]));
+      const std::string cited = Cited(page, span);
+      const std::string_view said = readable.TextIn({span.begin, span.end});
+      if (cited == bytes) {
+        ++num_exact;
+      } else if (bytes.find_first_not_of("\n") == std::string::npos) {
+        EXPECT_EQ(said, "") << "a break is in no byte of the file";
+      } else {
+        ++num_decoded;
+        EXPECT_NE(std::string(said).find(bytes), std::string::npos) << cited;
+      }
+      if (i < table.num_title_tokens) {
+        EXPECT_LE(span.end, page.find("</title>"));
+      } else {
+        EXPECT_TRUE(span.begin >= body.begin && span.end <= body.end);
+      }
+    }
+  }
+  EXPECT_GT(num_exact, 200U);
+  EXPECT_GE(num_decoded, 30U);
 }
 
 TEST_F(PreparedDocumentTest, ContentHashTellsTextAndFormat) {
@@ -183,6 +260,7 @@ TEST_F(PreparedDocumentTest, ContentHashTellsTextAndFormat) {
   EXPECT_EQ(hash("a text", TextFormat::kPlain), hash("a text", TextFormat::kPlain));
   EXPECT_NE(hash("a text", TextFormat::kPlain), hash("a text.", TextFormat::kPlain));
   EXPECT_NE(hash("a text", TextFormat::kPlain), hash("a text", TextFormat::kMarkdown));
+  EXPECT_NE(hash("a text", TextFormat::kPlain), hash("a text", TextFormat::kHtml));
 }
 
 TEST_F(PreparedDocumentTest, EmptyAndNotUtf8AreRefused) {

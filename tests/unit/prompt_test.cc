@@ -55,6 +55,21 @@ TEST_F(PromptTest, SpecialsOfTheTemplateAreIdsThoseOfTheQuestionAreText) {
   EXPECT_FALSE(filled.truncated);
 }
 
+// A file that puts a space in front of a whole text only: behind a special token no text begins.
+TEST_F(PromptTest, WhatStandsBehindASpecialTokenIsNoTextOfItsOwn) {
+  Json json = *ReadJsonFile(kRoot + "/tests/golden/family_llama2.json");
+  json["normalizer"] = nullptr;
+  json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "\xE2\x96\x81"}, {"prepend_scheme", "first"}};
+  tokenizer_ = Must(Tokenizer::Parse(json.dump(), "llama"));
+  const TokenId word = tokenizer_->IdOf("\xE2\x96\x81the");
+  const TokenId inside = tokenizer_->IdOf("the");
+  EXPECT_EQ(Parse("{question}").Fill("the", 0, *tokenizer_).ids, std::vector<TokenId>{word});
+  EXPECT_EQ(Parse("<s>{question}").Fill("the", 0, *tokenizer_).ids, (std::vector<TokenId>{1, inside}));
+  std::vector<TokenId> whole;
+  for (const TokenSpan& token : tokenizer_->EncodeWithSpecials("<s>the")) whole.push_back(token.id);
+  EXPECT_EQ(whole, (std::vector<TokenId>{1, inside})) << "as Hugging Face has it";
+}
+
 TEST_F(PromptTest, TextBetweenTwoSpecialsIsOneText) {
   // "the" is one token only when template and question are tokenized together; it belongs to the question it touches.
   const FilledPrompt filled = Parse("<|bos|>Q: t{question} A<|end|>").Fill("he in", 0, *tokenizer_);

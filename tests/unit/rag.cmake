@@ -3,3 +3,7 @@ unfold_test(NAME rag_test LABEL unit
   SOURCES unit/sampler_test.cc unit/text_stream_test.cc unit/prepared_document_test.cc
   LIBS unfold_rag tiny_model)
 unfold_test(NAME loaded_model_test LABEL unit SOURCES unit/loaded_model_test.cc LIBS unfold_engine tiny_model)
+
+# Not a test: answers scripts that compare models. Build it by name.
+add_executable(model_probe EXCLUDE_FROM_ALL bench/model_probe.cc)
+target_link_libraries(model_probe PRIVATE unfold_rag)

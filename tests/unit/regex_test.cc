@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,6 +62,16 @@ TEST(Regex, LongRunsMatchWhole) {
   EXPECT_EQ(AllMatches("(?:a|b)+c|\\s+(?!\\S)", spaces + "x"), (Ranges{{0, spaces.size() - 1}}));
   const std::string letters(1'000'000, 'a');
   EXPECT_EQ(AllMatches("(?:a|b)+", letters), (Ranges{{0, letters.size()}}));
+}
+
+// Exponential backtracking ends at the limit: the text then has no match, the same way each time.
+TEST(Regex, PatternsThatExplodeGiveUp) {
+  const std::string letters = std::string(100'000, 'a') + "cb";  // a 'b', or there is nothing to try
+  const std::clock_t start = std::clock();
+  for (const char* pattern : {"(?:a+)+b", "(?:a|a)*b", "(?:(?:a*)*)*b"}) {
+    EXPECT_EQ(AllMatches(pattern, letters), Ranges()) << pattern;
+  }
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 60.0);
 }
 
 }  // namespace

@@ -74,15 +74,24 @@ TEST(TokenizerFile, NotATokenizer) {
   ExpectRefused(wide + "\"z\": 0}", StatusCode::kInvalidArgument, "more than 4096 fields");
 }
 
+TEST(TokenizerFile, BpeNeedNotBeNamed) {
+  Json json = Sound();
+  json["model"].erase("type");
+  json["model"]["unk_token"] = "<none>";  // nothing is unknown to a byte-level vocabulary
+  const auto tokenizer = Tokenizer::Parse(json.dump(), "t");
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+}
+
 TEST(TokenizerFile, UnsupportedModelsAreNamed) {
   ExpectEachRefused({
       {"model 'WordPiece' is not supported", [](Json* j) { (*j)["model"]["type"] = "WordPiece"; }},
       {"model 'Unigram' is not supported",
        [](Json* j) { (*j)["model"] = Parsed(R"({"type": "Unigram", "vocab": [["a", -1.5]], "unk_id": 0})"); }},
-      {"'type' is missing", [](Json* j) { (*j)["model"].erase("type"); }},
-      {"'byte_fallback' is not supported", [](Json* j) { (*j)["model"]["byte_fallback"] = true; }},
-      {"'byte_fallback' must be true or false", [](Json* j) { (*j)["model"]["byte_fallback"] = "yes"; }},
-      {"'unk_token' '<unk>' is not supported", [](Json* j) { (*j)["model"]["unk_token"] = "<unk>"; }},
+      {"'type' is missing",
+       [](Json* j) {
+         (*j)["model"].erase("type");
+         (*j)["model"].erase("merges");
+       }},
       {"'dropout' is not supported", [](Json* j) { (*j)["model"]["dropout"] = 0.1; }},
       {"'continuing_subword_prefix' '##' is not", [](Json* j) { (*j)["model"]["continuing_subword_prefix"] = "##"; }},
       {"'end_of_word_suffix' '</w>' is not", [](Json* j) { (*j)["model"]["end_of_word_suffix"] = "</w>"; }},
@@ -94,20 +103,119 @@ TEST(TokenizerFile, UnsupportedModelsAreNamed) {
 TEST(TokenizerFile, UnsupportedPartsAreNamed) {
   const auto pre = [](const char* text) { return [text](Json* j) { (*j)["pre_tokenizer"] = Parsed(text); }; };
   ExpectEachRefused({
-      {"normalizer 'NFC' is not supported", [](Json* j) { (*j)["normalizer"] = Parsed(R"({"type": "NFC"})"); }},
       {"decoder 'null' is not supported", [](Json* j) { (*j)["decoder"] = nullptr; }},
       {"decoder 'WordPiece' is not supported", [](Json* j) { (*j)["decoder"] = Parsed(R"({"type": "WordPiece"})"); }},
       {"post_processor 'BertProcessing' is not supported",
        [](Json* j) { (*j)["post_processor"] = Parsed(R"({"type": "BertProcessing"})"); }},
-      {"pre_tokenizer null is not supported", [](Json* j) { (*j)["pre_tokenizer"] = nullptr; }},
-      {"pre_tokenizer 'Metaspace' is not supported", pre(R"({"type": "Metaspace"})")},
-      {"ByteLevel must be the last", pre(R"({"type": "Digits", "individual_digits": true})")},
-      {"ByteLevel must be the last",
+      {"decoder 'ByteLevel' is not supported with a pre_tokenizer that is not ByteLevel",
+       [](Json* j) { (*j)["pre_tokenizer"] = nullptr; }},
+      {"decoder 'Fuse' is not supported with a pre_tokenizer that is ByteLevel",
+       [](Json* j) { (*j)["decoder"] = Parsed(R"({"type": "Fuse"})"); }},
+      {"pre_tokenizer 'Whitespace' is not supported", pre(R"({"type": "Whitespace"})")},
+      {"pre_tokenizer[0] 'Metaspace' is not supported",
+       pre(R"({"type": "Sequence", "pretokenizers": [{"type": "Metaspace"}, {"type": "ByteLevel"}]})")},
+      {"pre_tokenizer[0] 'ByteLevel': must be the last",
        pre(R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "ByteLevel"}]})")},
-      {"must be an array that is not empty", pre(R"({"type": "Sequence", "pretokenizers": []})")},
+      {"must be an array of 1 to 64", pre(R"({"type": "Sequence", "pretokenizers": []})")},
+      {"must be an array of 1 to 64",
+       [](Json* j) {
+         (*j)["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json(65, Json{{"type", "Digits"}})}};
+       }},
       {"expected an object", pre(R"("ByteLevel")")},
       {"'add_prefix_space' must be true or false", pre(R"({"type": "ByteLevel", "add_prefix_space": 1})")},
   });
+}
+
+TEST(TokenizerFile, UnsupportedNormalizersAreNamed) {
+  const auto part = [](const std::string& text) {
+    return [text](Json* j) { (*j)["normalizer"] = Parsed(text.c_str()); };
+  };
+  const auto replace = [&](const std::string& fields) { return part(R"({"type": "Replace", )" + fields + "}"); };
+  ExpectEachRefused({
+      {"normalizer 'NFKC' is not supported", part(R"({"type": "NFKC"})")},
+      {"normalizer[1] 'Lowercase' is not supported",
+       part(R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]})")},
+      {"normalizer[0][0] 'Strip' is not supported",
+       part(R"({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [{"type": "Strip"}]}]})")},
+      {"'normalizers' must be an array", part(R"({"type": "Sequence"})")},
+      {"'prepend' is missing", part(R"({"type": "Prepend"})")},
+      {"'prepend' of more than 16 bytes", part(R"({"type": "Prepend", "prepend": "12345678901234567"})")},
+      {"'pattern' is missing", replace(R"("content": "x")")},
+      {"'Regex' is not supported", replace(R"("pattern": {"Regex": " +"}, "content": "x")")},
+      {"'String' is empty", replace(R"("pattern": {"String": ""}, "content": "x")")},
+      {"'content' of more than 16 bytes", replace(R"("pattern": {"String": "x"}, "content": "12345678901234567")")},
+      {"'content' makes texts too long", part(R"({"type": "Sequence", "normalizers": [
+           {"type": "Replace", "pattern": {"String": "x"}, "content": "xxxxxxxxxxxxxxxx"},
+           {"type": "Replace", "pattern": {"String": "x"}, "content": "xxxxxxxxxxxxxxxx"}]})")},
+      {"more than 64 normalizers",
+       [](Json* j) {
+         (*j)["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json(65, Json{{"type", "NFC"}})}};
+       }},
+  });
+}
+
+// Of the family of Llama 2, whose vocabulary is one of characters.
+TEST(TokenizerFile, UnsupportedPartsOfCharacterModelsAreNamed) {
+  const auto sound = ReadJsonFile(UNFOLD_SOURCE_DIR "/tests/golden/family_llama2.json");
+  ASSERT_TRUE(sound.ok());
+  const auto decoders = [](const char* text) {
+    return [text](Json* j) { (*j)["decoder"]["decoders"] = Parsed(text); };
+  };
+  const auto metaspace = [](const char* text) {
+    return [text](Json* j) {
+      (*j)["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "_"}};
+      (*j)["pre_tokenizer"].update(Parsed(text));
+    };
+  };
+  const std::vector<Edit> edits = {
+      {"'byte_fallback' needs a token for each byte; there is none for 10",
+       [](Json* j) {
+         Json& vocab = (*j)["model"]["vocab"];
+         vocab["<0x0G>"] = vocab["<0x0A>"];
+         vocab.erase("<0x0A>");
+       }},
+      {"'byte_fallback' must be true or false", [](Json* j) { (*j)["model"]["byte_fallback"] = "yes"; }},
+      {"'byte_fallback' is false and there is no unk_token",
+       [](Json* j) {
+         (*j)["model"].update({{"byte_fallback", false}, {"unk_token", nullptr}});
+       }},
+      {"'unk_token' '<none>' is not in the vocabulary",
+       [](Json* j) {
+         (*j)["model"].update({{"byte_fallback", false}, {"unk_token", "<none>"}});
+       }},
+      {"'byte_fallback' is not supported without the decoder 'ByteFallback'", decoders(R"([{"type": "Fuse"}])")},
+      {"decoder[0]: 'type' 'Strip' is supported only once, after Fuse",
+       decoders(R"([{"type": "Strip", "content": " ", "start": 1, "stop": 0}])")},
+      {"decoder[1]: 'type' 'ByteFallback' is not supported after",
+       decoders(R"([{"type": "Fuse"}, {"type": "ByteFallback"}])")},
+      {"decoder[0] 'CTC' is not supported", decoders(R"([{"type": "CTC"}])")},
+      {"decoder[1]: 'stop' other than 0",
+       decoders(R"([{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 1}])")},
+      {"decoder[1]: 'content' other than ' '",
+       decoders(R"([{"type": "Fuse"}, {"type": "Strip", "content": "x", "start": 1, "stop": 0}])")},
+      {"decoder[0].pattern: 'Regex' is not supported",
+       decoders(R"([{"type": "Replace", "pattern": {"Regex": "x"}, "content": ""}])")},
+      {"decoder[0]: 'content' is not supported when longer",
+       decoders(R"([{"type": "Replace", "pattern": {"String": "x"}, "content": "xx"}])")},
+      {"decoder 'ByteLevel' is not supported",
+       [](Json* j) {
+         (*j)["decoder"] = {{"type", "ByteLevel"}};
+       }},
+      {"'replacement' must be one character", metaspace(R"({"replacement": "__"})")},
+      {"'replacement' must be one character", metaspace(R"({"replacement": ""})")},
+      {"'prepend_scheme' must be 'first', 'always' or 'never'", metaspace(R"({"prepend_scheme": "last"})")},
+      {"'add_prefix_space' is false, so", metaspace(R"({"add_prefix_space": false})")},
+      {"special token 'a' is also the token of a byte or character",
+       [](Json* j) {
+         (*j)["added_tokens"].push_back({{"content", "a"}, {"special", true}});
+         (*j)["added_tokens"].back()["id"] = (*j)["model"]["vocab"]["a"];
+       }},
+  };
+  for (const Edit& edit : edits) {
+    Json json = *sound;
+    edit.apply(&json);
+    ExpectRefused(json.dump(), StatusCode::kInvalidArgument, edit.words);
+  }
 }
 
 TEST(TokenizerFile, UnsupportedSplitsAreNamed) {
@@ -122,7 +230,7 @@ TEST(TokenizerFile, UnsupportedSplitsAreNamed) {
   };
   const auto regex = [&](const std::string& pattern) { return split(Json{{"Regex", pattern}}.dump(), "Isolated"); };
   ExpectEachRefused({
-      {"'behavior' 'MergedWithPrevious' is not supported", split(R"({"String": " "})", "MergedWithPrevious")},
+      {"'behavior' 'MergedWithAll' is not supported", split(R"({"String": " "})", "MergedWithAll")},
       {"pattern: an empty pattern", split(R"({"String": ""})", "Isolated")},
       {"'String' is missing", split(R"({"Glob": "*"})", "Isolated")},
       {"expected an object", split(R"("x")", "Isolated")},
@@ -158,7 +266,7 @@ TEST(TokenizerFile, BadVocabulariesAreNamed) {
       {"vocab: 'in' has id 2147483647, out of proportion", id("in", INT32_MAX)},
       {"vocab: id 300 is taken twice", id("in", 300)},
       {"vocab: no token for byte 97", [](Json* j) { (*j)["model"]["vocab"].erase("a"); }},
-      {"vocab: no token for byte 0", [](Json* j) { (*j)["model"]["vocab"] = Json::object(); }},
+      {"vocab: no token for byte 32", [](Json* j) { (*j)["model"]["vocab"] = Json::object(); }},
   });
   std::string twice = Sound().dump();
   twice.insert(twice.find("\"in\":"), "\"in\":8192,");
@@ -194,6 +302,7 @@ TEST(TokenizerFile, BadAddedTokensAreNamed) {
       {"added_tokens[2]: expected an object", [](Json* j) { (*j)["added_tokens"][2] = 1; }},
       {"added_tokens[2]: 'content' is missing", [](Json* j) { (*j)["added_tokens"][2].erase("content"); }},
       {"added_tokens[2]: 'content' is empty", field("content", "")},
+      {"added_tokens[2]: 'content' of more than 4096 bytes", field("content", std::string(4097, 'x'))},
       {"added_tokens[2]: 'id' must be an integer", field("id", -5)},
       {"added_tokens[2]: 'id' must be an integer", field("id", std::int64_t{1} << 33)},
       {"added_tokens[2]: '<gist>' has id 2147483647, where", field("id", INT32_MAX)},

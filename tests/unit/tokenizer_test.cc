@@ -18,7 +18,7 @@ namespace {
 
 const std::string kRoot = UNFOLD_SOURCE_DIR;
 const std::string kGistMini = kRoot + "/datasets/gist-mini/tokenizer.json";
-const std::string kSplit = kRoot + "/tests/golden/tokenizer_split.json";
+const std::string kLlama3 = kRoot + "/tests/golden/family_llama3.json";
 
 const Tokenizer& GistMini() {
   static const auto loaded = Tokenizer::Load(kGistMini);
@@ -83,12 +83,6 @@ void ExpectGolden(const Tokenizer& tokenizer, const std::string& name, std::size
 
 TEST(TokenizerGolden, GistMiniEqualsHuggingFace) { ExpectGolden(GistMini(), "tokenizer_gist_mini.jsonl", 5000, 500); }
 
-TEST(TokenizerGolden, SplitPatternEqualsHuggingFace) {
-  const auto tokenizer = Tokenizer::Load(kSplit);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
-  ExpectGolden(**tokenizer, "tokenizer_split.jsonl", 900, 50);
-}
-
 TEST(Tokenizer, TextOfSpecialTokensStaysText) {
   const Tokenizer& tokenizer = GistMini();
   EXPECT_EQ(tokenizer.special_tokens().size(), 11u);
@@ -112,7 +106,7 @@ TEST(Tokenizer, TextOfSpecialTokensStaysText) {
 
 // In this file both lookups of the whole word and the merges lead to the special token's id.
 TEST(Tokenizer, MergesAndWholeWordsNeverMakeASpecialToken) {
-  const auto file = ReadJsonFile(kSplit);
+  const auto file = ReadJsonFile(kLlama3);
   ASSERT_TRUE(file.ok());
   Json json = *file;
   const TokenId the = json["model"]["vocab"]["the"].get<TokenId>();
