@@ -221,8 +221,8 @@ class Backend {
   // Host to device and back; complete on return.
   virtual Status Upload(const Tensor& device, const void* host) = 0;
   virtual Status Download(void* host, const Tensor& device) = 0;
-  // A device tensor for weights that lie in host memory (a mapped file). Host backends return the view itself: weights
-  // are not copied. The host memory must outlive the tensor's use.
+  // A tensor for weights that lie in host memory (a mapped file), valid while the backend and that memory live: `ref`
+  // returns the view itself, `cpu` a copy in large pages.
   virtual Result<Tensor> ImportWeights(const Tensor& host) = 0;
 
   Status Embed(const EmbedArgs& args);

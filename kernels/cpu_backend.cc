@@ -14,7 +14,9 @@ namespace {
 
 using Index = std::int64_t;
 
-constexpr Index kRouteKeys = 512;  // keys that a routing task scores at once
+constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kSlabBytes = std::size_t{32} << 20;  // pages that hold no weights are never touched
+constexpr Index kRouteKeys = 512;                          // keys that a routing task scores at once
 
 const std::byte* RowAt(const Tensor& tensor, Index row, Index width) {
   return tensor.as<const std::byte>() + static_cast<std::size_t>(row * width) * DTypeBytes(tensor.dtype);
@@ -36,6 +38,20 @@ std::unique_ptr<CpuScratch> CpuScratchPool::Take() {
 void CpuScratchPool::Return(std::unique_ptr<CpuScratch> scratch) {
   const std::lock_guard lock(mutex_);
   free_.push_back(std::move(scratch));
+}
+
+Result<Tensor> CpuBackend::ImportWeights(const Tensor& host) {
+  const std::size_t bytes = (host.bytes() + kCacheLine - 1) / kCacheLine * kCacheLine;
+  if (weights_.empty() || weights_used_ + bytes > weights_.back().bytes()) {
+    UNFOLD_TRY_ASSIGN(Buffer slab, Allocate(std::max(kSlabBytes, bytes)));
+    weights_.push_back(std::move(slab));
+    weights_used_ = 0;
+  }
+  Tensor copy = host;
+  copy.data = static_cast<std::byte*>(weights_.back().data()) + weights_used_;
+  UNFOLD_TRY(Upload(copy, host.data));
+  weights_used_ += bytes;
+  return copy;
 }
 
 Index CpuBackend::GrainFor(Index count, Index item_work) const {

@@ -98,6 +98,9 @@ class CpuBackend final : public HostBackend {
   CpuBackend(const SimdKernels& kernels, int threads) : simd_(kernels), pool_(threads) {}
 
   std::string_view name() const override { return "cpu"; }
+  // Copies: a decoded token reads all weights, and from a mapped file, in pages of 4 KiB, it reads them a quarter
+  // slower (measured on two Zen 4 cores: 40 GB/s against 53). Tensors are valid while the backend lives.
+  Result<Tensor> ImportWeights(const Tensor& host) override;
   std::string_view isa_name() const { return simd_.name; }
 
  private:
@@ -153,6 +156,8 @@ class CpuBackend final : public HostBackend {
 
   const SimdKernels& simd_;
   ThreadPool pool_;
+  std::vector<Buffer> weights_;                      // slabs, filled from the front
+  std::size_t weights_used_ = 0;                     // bytes of the last slab
   std::vector<CpuProduct> products_;                 // MatMul
   std::vector<std::vector<std::uint16_t>> rounded_;  // MatMul: x of each product in bf16
   std::vector<std::vector<float>> widened_;          // MatMul: the same in f32

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/host_backend.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,8 @@ namespace unfold {
 namespace {
 
 constexpr std::size_t kAlignment = 64;                    // a cache line, and the widest vector
+constexpr std::size_t kHugePage = std::size_t{2} << 20;   // of x86-64 and AArch64
+constexpr std::size_t kHugeFrom = 4 * kHugePage;          // from here on rounding up to whole ones costs little
 constexpr std::size_t kMostBytes = std::size_t{1} << 46;  // no machine has more; keeps the rounding from wrapping
 
 Status Bad(std::string_view op, std::string_view field, std::int64_t index, std::int64_t value, std::string_view want) {
@@ -21,11 +25,15 @@ Status Bad(std::string_view op, std::string_view field, std::int64_t index, std:
 }  // namespace
 
 Result<Buffer> HostBackend::Allocate(std::size_t bytes) {
-  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = bytes > kMostBytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+  const std::size_t alignment = bytes >= kHugeFrom ? kHugePage : kAlignment;
+  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = bytes > kMostBytes ? nullptr : std::aligned_alloc(alignment, rounded);
   if (memory == nullptr) {
     return Status::ResourceExhausted(std::string(name()) + ": no memory for " + std::to_string(bytes) + " bytes");
   }
+#if defined(MADV_HUGEPAGE)
+  if (alignment == kHugePage) (void)madvise(memory, rounded, MADV_HUGEPAGE);  // a wish: small pages do as well
+#endif
   return Buffer(memory, bytes, [](void* data) { std::free(data); });
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A checkpoint's weights as backend tensors, by role. Host backends read the mapped file itself.
+// A checkpoint's weights as backend tensors, by role.
 #ifndef UNFOLD_MODEL_WEIGHTS_H_
 #define UNFOLD_MODEL_WEIGHTS_H_
 
@@ -33,7 +33,8 @@ struct Weights {
 };
 
 // Binds names to roles and checks every shape. InvalidArgument also for a tensor that no role takes: what is not
-// computed is not left out in silence. The tensors point into `checkpoint` for host backends.
+// computed is not left out in silence. `checkpoint` and `backend` must outlive the
+// tensors.
 Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& config, Backend& backend);
 
 }  // namespace unfold

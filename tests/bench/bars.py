@@ -42,11 +42,9 @@ def field(line, name):
 
 
 def over_llama_cpp(lines, bench, computes):
-    """The best of ours over the best of its settings."""
-    ours = [line["tokens_s"] for line in lines
-            if line.get("bench") == bench and line.get("mode") == "dense" and line["compute"] in computes]
-    theirs = find(lines, bench="llama_cpp_" + bench)
-    return max(ours) / theirs["tokens_s"] if ours and theirs else None
+    """The best of ours over the best of its settings, measured in turn."""
+    line = find(lines, bench="llama_cpp_" + bench)
+    return line and max(line[compute + "_over_it"] for compute in computes)
 
 
 def payload_share(lines):

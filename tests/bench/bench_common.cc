@@ -102,8 +102,11 @@ Json BeginLine(const std::string& name, const Flags& flags) {
 }
 
 ReadBandwidth::ReadBandwidth(int threads)
-    : threads_(NumThreads(threads)), array_(std::make_unique<std::uint64_t[]>(kBytes / sizeof(std::uint64_t))) {
-  std::iota(array_.get(), array_.get() + kBytes / sizeof(std::uint64_t), std::uint64_t{1});
+    : threads_(NumThreads(threads)),
+      backend_(MakeCpuBackend(1)),
+      memory_(Must(backend_->Allocate(kBytes))),
+      array_(static_cast<std::uint64_t*>(memory_.data())) {
+  std::iota(array_, array_ + kBytes / sizeof(std::uint64_t), std::uint64_t{1});
 }
 
 // Eight cache lines a step, fetched a page ahead: the hardware's own prefetch alone is slower here.
@@ -124,7 +127,7 @@ double ReadBandwidth::BytesPerSecond() {
   std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads_));
   std::vector<std::thread> others;
   const double begin = SecondsNow();
-  const auto pass = [&](std::size_t t) { sums[t] = PassOver(array_.get() + t * words, words); };
+  const auto pass = [&](std::size_t t) { sums[t] = PassOver(array_ + t * words, words); };
   for (std::size_t t = 1; t < sums.size(); ++t) others.emplace_back(pass, t);
   pass(0);
   for (std::thread& other : others) other.join();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "kernels/backend.h"
 #include "unfold/base.h"
 
 namespace unfold::bench {
@@ -66,7 +67,9 @@ class ReadBandwidth {
   std::uint64_t PassOver(const std::uint64_t* begin, std::size_t words) const;
 
   int threads_;
-  std::unique_ptr<std::uint64_t[]> array_;
+  std::unique_ptr<Backend> backend_;  // for its memory, in the pages that weights have
+  Buffer memory_;
+  std::uint64_t* array_ = nullptr;
   std::uint64_t sum_ = 0;  // of all passes: what was read is used
 };
 

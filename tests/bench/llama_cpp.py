@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode and prefill of a checkpoint in llama.cpp, the best of its settings, as JSON lines like those of speed_bench.
 
-  tests/bench/llama_cpp.py [--model datasets/gist-mini] [--work build/bench] [--runs 25]
+  tests/bench/llama_cpp.py [--model datasets/gist-mini] [--work build/bench] [--ours build/cpu/speed_bench]
 
 Makes a virtual environment under --work with llama-cpp-python (built from source: minutes) and gguf, both pinned, writes
 the checkpoint as GGUF in F32, F16 and BF16, and tries each with one and two threads, flash attention on and off, and
 OpenMP threads that spin or sleep. Prefill is one batch of 512 tokens, decode is 32 single tokens after 512, each with
-an argmax over the logits. Every setting is tried briefly; the best of each is then measured.
+an argmax over the logits. Every setting is tried briefly; the best of each is then measured, in rounds that take turns
+with speed_bench: neighbours on the same memory come and go, and both then see the same.
 """
 import argparse
 import datetime
@@ -21,6 +22,8 @@ import venv
 
 PACKAGES = ["llama-cpp-python==0.3.36", "gguf==0.19.0"]
 CONTEXT, STEPS = 512, 32
+ROUNDS, RUNS = 7, 6  # of the best settings; RUNS in each round
+UNITS = {"prefill": "us_a_token", "decode": "ms_a_token"}
 TYPES = ["F32", "F16", "BF16"]
 
 
@@ -183,7 +186,7 @@ def worker(arguments):
     if not nats < 6:
         sys.exit(f"llama_cpp.py: {nats:.2f} nats a token, the conversion must be wrong")
     prefill, decode = [], []
-    steps = STEPS if arguments.runs > 5 else 4
+    steps = STEPS if arguments.runs >= RUNS else 4
     for run in range(arguments.runs + 1):
         session.clear()
         begin = time.perf_counter()
@@ -225,12 +228,21 @@ def measure(python, arguments, setting, runs):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def measure_ours(arguments, compute):
+    command = [arguments.ours, "--model", arguments.model, "--runs", str(RUNS), "--compute", compute]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {bench: next(line[unit] for line in lines if line["bench"] == bench and line.get("mode") == "dense")
+            for bench, unit in UNITS.items()}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="datasets/gist-mini")
     parser.add_argument("--docs", default="datasets/handbook/notes")
     parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--ours", default="build/cpu/speed_bench")
+    parser.add_argument("--runs", type=int, help="of a worker")
     parser.add_argument("--worker")
     parser.add_argument("--convert")
     arguments = parser.parse_args()
@@ -255,15 +267,28 @@ def main():
             print(f"llama_cpp.py: given up, too slow: {setting}", file=sys.stderr)
             continue
         tried.append((setting, result))
-    for bench, unit in (("prefill", "us_a_token"), ("decode", "ms_a_token")):
-        setting, _ = min(tried, key=lambda one: quantile(one[1][bench], 0.5))
-        values = measure(python, arguments, setting, arguments.runs)[bench]
+    best = {bench: min(tried, key=lambda one: quantile(one[1][bench], 0.5))[0] for bench in UNITS}
+    values = {bench: [] for bench in UNITS}
+    ratios = {bench: {"f32": [], "bf16": []} for bench in UNITS}
+    for _ in range(ROUNDS):
+        ours = {compute: measure_ours(arguments, compute) for compute in ("f32", "bf16")}
+        for bench, setting in best.items():
+            round_values = measure(python, arguments, setting, RUNS)[bench]
+            values[bench] += round_values
+            for compute, found in ours.items():
+                ratios[bench][compute].append(quantile(round_values, 0.5) / found[bench])
+    for bench, unit in UNITS.items():
+        setting = best[bench]
         line = {"bench": "llama_cpp_" + bench, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores", "version": PACKAGES[0],
                 "type": setting["type"], "threads": setting["threads"], "flash_attention": setting["flash"],
                 "openmp": "sleeps" if setting["sleep"] else "spins", "context_tokens": CONTEXT}
-        line.update(spread(unit, values))
+        line.update(spread(unit, values[bench]))
         line["tokens_s"] = (1e6 if unit == "us_a_token" else 1e3) / line[unit]
+        for compute, found in ratios[bench].items():
+            line.update(spread(compute + "_over_it", found))
+        line["rounds"] = line.pop("runs")
+        line["runs"] = len(values[bench])
         print(json.dumps(line), flush=True)
     return None
 

@@ -47,7 +47,8 @@ void BenchMatMul(Backend& backend, const Flags& flags, std::int64_t rows, std::i
   const Tensor out = Random(backend, owners, DType::kF32, {rows, columns});
   std::vector<Tensor> weights;
   for (std::int64_t i = 0; i < copies; ++i) {
-    weights.push_back(Random(backend, owners, DType::kBF16, {columns, inner}));
+    weights.push_back(Must(backend.ImportWeights(Random(backend, owners, DType::kBF16, {columns, inner}))));
+    owners.pop_back();
   }
   const Samples seconds = Measure(flags, [&](int i) {
     Require(backend.MatMul({x, weights[i % copies], false, out, flags.compute_type()}));

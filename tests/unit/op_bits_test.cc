@@ -98,7 +98,18 @@ TEST_P(OpSuite, MemoryIsAlignedAndCopiesRoundTrip) {
   ASSERT_TRUE(Succeeds(backend_->Download(out, device)));
   EXPECT_TRUE(SameBits(in, out, sizeof(in)));
   EXPECT_EQ(backend_->Upload(device, nullptr).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ((*backend_->ImportWeights(device)).data, device.data);
+  // Weights: ref takes them where they are; cpu copies them, each to the start of a cache line, and they stay.
+  EXPECT_EQ((*ref_->ImportWeights(device)).data, device.data);
+  std::vector<Tensor> imported;
+  for (int i = 0; i < 3; ++i) {
+    imported.push_back(*backend_->ImportWeights(device));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(imported.back().data) % 64, 0U);
+  }
+  std::vector<float> large(std::size_t{40} << 18);  // 40 MiB: more than one slab
+  large.back() = 7;
+  const Tensor big = *backend_->ImportWeights(Tensor(large.data(), DType::kF32, {std::int64_t{40} << 18}));
+  EXPECT_EQ(big.as<float>()[large.size() - 1], 7);
+  for (const Tensor& tensor : imported) EXPECT_TRUE(SameBits(tensor, device));
   const Result<Buffer> huge = backend_->Allocate(SIZE_MAX);
   EXPECT_EQ(huge.status().code(), StatusCode::kResourceExhausted);
   EXPECT_NE(huge.status().message().find(std::to_string(SIZE_MAX)), std::string::npos);
