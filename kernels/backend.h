@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backend: the seam between the model and the machine. Eleven model-shaped operations, each with one Args struct
-// that states shapes (letters: tensor.h), types and units. The public method checks them, the private virtual works,
-// so comment and check stand side by side.
+// Backend: the seam between the model and the machine. Eleven model-shaped operations (products may be given several at
+// once), each with one Args struct that states shapes (letters: tensor.h), types and units. The public method checks
+// them, the private virtual works, so comment and check stand side by side.
 //
 // Laws, held by the op suite (tests/unit/op_suite_test.cc) for every backend against `ref`:
 //   - the same call twice gives the same bits; ties go to the lower index;

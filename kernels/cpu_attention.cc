@@ -213,9 +213,10 @@ Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
     list_begin_.push_back(list_begin_.back() + args.chosen[0].counts.as<std::int32_t>()[list]);
   }
   list_mass_.resize(static_cast<std::size_t>(list_begin_.back()));
-  const Index gists = args.context == nullptr ? 0 : args.context->gists[0].k.dims[1];
-  const Index keys = args.prefix_tokens + args.tail_begin + rows + gists;  // roughly, for splitting the work
-  Split(rows * kv_heads, keys * args.q.dims[1] / kv_heads * args.q.dims[2], [&](Index begin, Index end) {
+  Index keys = args.prefix_tokens + args.tail_begin + rows;  // roughly, for splitting the work
+  if (args.context != nullptr) keys += args.context->sink_k.dims[1] + args.context->gists[0].k.dims[1];
+  constexpr Index kMemoryCost = 8;  // multiply-adds in the time that a key's or value's element takes to come
+  Split(rows * kv_heads, kMemoryCost * keys * args.q.dims[1] / kv_heads * args.q.dims[2], [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
     for (Index list = begin; list < end; ++list) {
       const bool counted = with_mass && list / kv_heads >= args.mass_from;

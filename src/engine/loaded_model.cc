@@ -5,7 +5,6 @@
 
 #include "base/json.h"
 #include "model/checkpoint.h"
-#include "text/config_tokens.h"
 #include "text/tokenizer_config.h"
 
 namespace unfold {
@@ -23,9 +22,8 @@ Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config, co
 }
 
 // Special tokens that only tokenizer_config.json names, as far as the model has rows for them.
-Result<std::vector<std::string>> MissingSpecialTokens(const std::string& model_dir, const Tokenizer& tokenizer,
-                                                      const ModelConfig& config) {
-  UNFOLD_TRY_ASSIGN(const TokenizerConfig beside, ReadTokenizerConfig(model_dir));
+std::vector<std::string> MissingSpecialTokens(const TokenizerConfig& beside, const Tokenizer& tokenizer,
+                                              const ModelConfig& config) {
   std::vector<std::string> missing;
   std::int32_t rows = config.vocab_size - tokenizer.vocab_size();
   for (const std::string& token : beside.special_tokens) {
@@ -41,12 +39,11 @@ Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
   const std::string path = options.model_path + "/tokenizer.json";
   const ModelConfig& config = loaded.transformer->config();
   UNFOLD_TRY_ASSIGN(const std::string bytes, ReadFile(path));
-  UNFOLD_TRY_ASSIGN(const Json config_tokens, ReadConfigTokens(options.model_path));
-  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, {}, config_tokens));
-  UNFOLD_TRY_ASSIGN(const std::vector<std::string> missing,
-                    MissingSpecialTokens(options.model_path, *loaded.tokenizer, config));
+  UNFOLD_TRY_ASSIGN(const TokenizerConfig beside, ReadTokenizerConfig(options.model_path));
+  UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, {}, beside.added_tokens));
+  const std::vector<std::string> missing = MissingSpecialTokens(beside, *loaded.tokenizer, config);
   if (!missing.empty()) {
-    UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, missing, config_tokens));
+    UNFOLD_TRY_ASSIGN(loaded.tokenizer, Tokenizer::Parse(bytes, path, missing, beside.added_tokens));
   }
   loaded.tokenizer_hash = HashHex(bytes + loaded.tokenizer->more());
   UNFOLD_TRY(CheckVocabulary(*loaded.tokenizer, config, path));

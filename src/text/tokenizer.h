@@ -40,7 +40,7 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> Load(const std::string& path);
   // The same from memory; `name` goes into messages. `more_special` are special tokens besides those of the file; those
   // that the vocabulary does not have get the next ids, in order, as Hugging Face gives them. Before them come
-  // `more_tokens`, an array of objects like those of added_tokens (ReadConfigTokens), or null.
+  // `more_tokens`, an array of objects like those of added_tokens (TokenizerConfig), or null.
   static Result<std::unique_ptr<Tokenizer>> Parse(std::string_view json, std::string_view name,
                                                   std::span<const std::string> more_special = {},
                                                   const Json& more_tokens = {});

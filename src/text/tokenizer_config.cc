@@ -2,7 +2,10 @@
 #include "text/tokenizer_config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <string_view>
+#include <utility>
 
 namespace unfold {
 namespace {
@@ -49,12 +52,38 @@ Result<bool> AddAdditional(const JsonFields& fields, std::vector<std::string>& t
   return found;
 }
 
+Result<Json> AddedTokens(const JsonFields& file) {
+  constexpr std::string_view kField = "added_tokens_decoder";
+  Json tokens = Json::array();
+  const Json* decoder = file.Find(kField);
+  if (decoder == nullptr) return tokens;
+  if (!decoder->is_object()) return file.Error(kField, "must be an object of ids and their tokens");
+  std::vector<std::pair<int, const Json*>> by_id;
+  for (const auto& [key, value] : decoder->items()) {
+    int id = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || end != key.data() + key.size() || id < 0) {
+      return file.Error(kField, "has the key '" + key + "', which is no id");
+    }
+    if (!value.is_object()) return file.Error(kField, "must hold an object for token " + key);
+    by_id.emplace_back(id, &value);
+  }
+  std::sort(by_id.begin(), by_id.end());
+  for (const auto& [id, value] : by_id) {
+    Json token = *value;
+    token["id"] = id;
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
 }  // namespace
 
 Result<TokenizerConfig> ReadTokenizerConfig(const std::string& model_dir) {
   TokenizerConfig config;
   UNFOLD_TRY_ASSIGN(const Json json, ReadObject(model_dir + "/tokenizer_config.json"));
   UNFOLD_TRY_ASSIGN(const JsonFields fields, JsonFields::Of(json, model_dir + "/tokenizer_config.json"));
+  UNFOLD_TRY_ASSIGN(config.added_tokens, AddedTokens(fields));
   UNFOLD_TRY(AddNamed(fields, config.special_tokens));
   UNFOLD_TRY_ASSIGN(const bool found, AddAdditional(fields, config.special_tokens));
   if (!found) {

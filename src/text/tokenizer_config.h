@@ -15,6 +15,8 @@ struct TokenizerConfig {
   // bos, eos, unk, sep, pad, cls and mask, then additional_special_tokens: in this order Hugging Face gives the next
   // ids to those that the tokenizer does not have. Each once.
   std::vector<std::string> special_tokens;
+  // added_tokens_decoder as an array of objects like those of added_tokens in tokenizer.json, by id.
+  Json added_tokens = Json::array();
   bool has_chat_template = false;  // a Jinja program, in any of the places where it may stand
 };
 

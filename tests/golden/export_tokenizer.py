@@ -6,15 +6,17 @@ Usage: export_tokenizer.py REPOSITORY     (needs the `tokenizers` package; run o
 
 tokenizer_gist_mini.jsonl  datasets/gist-mini/tokenizer.json
 
-A line is [text, ids] or [text, ids, ids_with_specials]: `ids` come from the tokenizer with encode_special_tokens, so that
-the text of special tokens is plain text; `ids_with_specials`, where they differ, from the tokenizer as it is. The
-post-processor is never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
+A line is [text, ids] or [text, ids, ids_with_specials], of the ids their CRC-32 as little-endian 32-bit numbers: `ids`
+come from the tokenizer with encode_special_tokens, so that the text of special tokens is plain text; `ids_with_specials`,
+where they differ, from the tokenizer as it is. The post-processor is never applied. Characters are those assigned in Unicode 14, which is what PCRE2 10.42 and Python 3.11 know.
 """
 import json
 import pathlib
 import random
+import struct
 import sys
 import unicodedata
+import zlib
 
 import tokenizers
 
@@ -89,6 +91,10 @@ def strings(count, prose, specials):
     return list(seen)[:count]
 
 
+def crc(ids):
+    return zlib.crc32(struct.pack(f"<{len(ids)}i", *ids))
+
+
 def write(path, tokenizer_json, texts):
     full = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
     plain = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
@@ -97,7 +103,7 @@ def write(path, tokenizer_json, texts):
         for text in texts:
             ids = plain.encode(text, add_special_tokens=False).ids
             special = full.encode(text, add_special_tokens=False).ids
-            line = [text, ids] if ids == special else [text, ids, special]
+            line = [text, crc(ids)] if ids == special else [text, crc(ids), crc(special)]
             out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n")
 
 

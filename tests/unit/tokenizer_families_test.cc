@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <ctime>
 #include <map>
 #include <random>
@@ -15,6 +14,7 @@
 #include "text/nfc.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
+#include "token_crc.h"
 
 namespace unfold {
 namespace {
@@ -67,34 +67,9 @@ const std::vector<std::string>& AllStrings() {
   return strings;
 }
 
-// Not thread-safe.
-class Crc32 {
- public:
-  void Add(std::string_view bytes) {
-    for (const char c : bytes) {
-      state_ ^= static_cast<std::uint8_t>(c);
-      for (int bit = 0; bit < 8; ++bit) state_ = (state_ >> 1) ^ ((state_ & 1U) != 0 ? 0xedb88320U : 0U);
-    }
-  }
-  void Add(std::int32_t value) {
-    for (int shift = 0; shift < 32; shift += 8) Add(std::string(1, static_cast<char>(value >> shift)));
-  }
-  void AddIds(const std::vector<TokenSpan>& spans) {
-    for (const TokenSpan& span : spans) Add(span.id);
-  }
-  std::string Hex() const {
-    std::array<char, 9> text{};
-    std::snprintf(text.data(), text.size(), "%08x", ~state_);
-    return text.data();
-  }
-
- private:
-  std::uint32_t state_ = ~0U;
-};
-
 // `tokenizers` counts offsets in characters, takes parts of one for all of it, and lets an added space stand for the
 // first character.
-void AddOffsets(std::string_view text, const std::vector<TokenSpan>& spans, Crc32* crc) {
+void AddOffsets(std::string_view text, const std::vector<TokenSpan>& spans, TokenCrc* crc) {
   std::vector<std::int32_t> character_of(text.size() + 1);
   std::int32_t character = -1;
   for (std::size_t at = 0; at <= text.size(); ++at) {
@@ -117,7 +92,7 @@ void ExpectChecks(const Tokenizer& tokenizer, Offsets offsets, const std::vector
   constexpr std::size_t kGroup = 4;
   ASSERT_EQ(checks.size(), 8 * ((strings.size() + kGroup - 1) / kGroup));
   for (std::size_t begin = 0; begin < strings.size(); begin += kGroup) {
-    Crc32 crc;
+    TokenCrc crc;
     std::string group;
     for (std::size_t i = begin; i < std::min(begin + kGroup, strings.size()); ++i) {
       const std::string& text = strings[i];
@@ -133,7 +108,9 @@ void ExpectChecks(const Tokenizer& tokenizer, Offsets offsets, const std::vector
       crc.Add(SanitizeUtf8(tokenizer.Decode(Ids(plain))));
       group += testing::PrintToString(text) + " " + testing::PrintToString(Ids(plain)) + "\n";
     }
-    ASSERT_EQ(crc.Hex(), checks.substr(2 * begin, 8)) << "one of strings " << begin << " on:\n" << group;
+    ASSERT_EQ(crc.value(), std::stoul(checks.substr(2 * begin, 8), nullptr, 16))
+        << "one of strings " << begin << " on:\n"
+        << group;
   }
 }
 
