@@ -160,12 +160,12 @@ class Query:
             self.layers.append(dict(k=torch.cat([model.turn(k, zero)] + [model.turn(torch.cat([d.k[l] for d in docs], 1), self.pos)], 1),
                                     v=torch.cat([v] + [d.v[l] for d in docs], 1)))
             prefix = model.finish(l, prefix, model.attend(model.turn(q, zero), model.turn(k, zero), v, one))
-        self.tail = 0
+        self.tail, self.turned = 0, 0
         if rules.links:
             seen = [j for j in range(len(docs)) for _ in rules.links]
             self.step(rules.links * len(docs), link_documents=torch.tensor(seen))
 
-    def keep(self, score):
+    def keep(self, score, level):
         """Section 4.2: the kept of the last axis. A choice closer than turn_below goes the other way."""
         order = score.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(score.shape[-1]).expand_as(score)
@@ -173,13 +173,16 @@ class Query:
             mass = (order.values * D ** -0.5).softmax(-1)
             before = mass.cumsum(-1) - mass
             close = (before - self.rules.top_p).abs() < self.turn_below * D ** -0.5
-            kept = (before < self.rules.top_p) ^ (close & (rank > 0))
+            close &= rank > 0
+            kept = (before < self.rules.top_p) ^ close
+            self.turned += close[:, :, -1].sum().item() * self.rules.M ** level
         else:
             kept = rank < self.k_best
             if score.shape[-1] > self.k_best:
                 gap = (order.values[..., self.k_best - 1] - order.values[..., self.k_best])[..., None]
                 self.gaps.append(gap[torch.isfinite(gap)].min().item() if torch.isfinite(gap).any() else float('inf'))
                 kept = torch.where(gap < self.turn_below, (rank < self.k_best - 1) | (rank == self.k_best), kept)
+                self.turned += (gap[:, :, -1] < self.turn_below).sum().item() * self.rules.M ** level
         kept &= order.values > float('-inf')
         return torch.zeros_like(kept).scatter(-1, order.indices, kept)
 
@@ -193,7 +196,7 @@ class Query:
             if n + 1 < levels:  # only what lies under a chosen gist of the level above
                 under = unions[n + 1][..., self.owner[n + 1][at]]
                 score = score.masked_fill(~under[:, None], float('-inf'))
-            unions[n] = self.keep(score).any(1)
+            unions[n] = self.keep(score, n).any(1)
         see = torch.zeros(HK, t, len(self.level), dtype=torch.bool)
         for n in range(levels):
             gist = self.level == n
@@ -246,7 +249,7 @@ def run(dtype, rules, texts, question, forced=None, turn_below=0.0):
         shown.append(logits[SHOWN + [tokens[-1]]])
         ids = [tokens[-1]]
     return dict(tokens=tokens, margins=margins, shown=torch.stack(shown), chosen=first_chosen, gaps=gaps, k=query.k_best, scores=query.scores,
-                total=query.chosen_total)
+                total=query.chosen_total, turned=query.turned)
 
 
 VARIANTS = {
@@ -286,7 +289,8 @@ def main():
                 row = dict(variant=name, **head, k=exact['k'], tokens=exact['tokens'],
                            least_margin=float('%.3g' % min(exact['margins'])), score_deviation=float('%.3g' % spread),
                            deviation=away(rough), tie_effect=away(turned),
-                           total_tie_effect=abs(exact['total'] - turned['total']), chosen_total=exact['total'],
+                           # Chunks that rounding may add to the chosen of the answer's queries, or take from them.
+                           turned=turned['turned'], chosen_total=exact['total'],
                            # Layers whose choice at the first token is beyond rounding in every head.
                            chosen=[c if c == t else None for c, t in zip(exact['chosen'], turned['chosen'])],
                            logits={str(t): [round(v.item(), 4) for v in exact['shown'][t][:-1]] for t in (0, STEPS - 1)},
@@ -294,7 +298,7 @@ def main():
                 out.write(json.dumps(row, separators=(',', ':'), ensure_ascii=False) + '\n')
                 out.flush()
                 print(number, name, {k: row[k] for k in ('k', 'least_margin', 'score_deviation', 'deviation', 'tie_effect')},
-                      row['total_tie_effect'], sum(c is None for c in row['chosen']), flush=True)
+                      row['turned'], sum(c is None for c in row['chosen']), flush=True)
 
 
 main()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode and prefill of a checkpoint in llama.cpp, the best of its settings, as JSON lines like those of speed_bench.
 
-  tests/bench/llama_cpp.py [--model datasets/gist-mini] [--work build/bench] [--ours build/cpu/speed_bench]
+  tests/bench/llama_bench.py [--model datasets/gist-mini] [--work build/bench] [--ours build/cpu/speed_bench]
 
 Makes a virtual environment under --work with llama-cpp-python (built from source: minutes) and gguf, both pinned, writes
 the checkpoint as GGUF in F32, F16 and BF16, and tries each with one and two threads, flash attention on and off, and
@@ -31,7 +31,7 @@ def environment(work):
     python = os.path.join(work, "venv-llama", "bin", "python")
     done = os.path.join(work, "venv-llama", "packages.txt")
     if not os.path.exists(done) or open(done).read().split() != PACKAGES:
-        print("llama_cpp.py: installing " + ", ".join(PACKAGES), file=sys.stderr)
+        print("llama_bench.py: installing " + ", ".join(PACKAGES), file=sys.stderr)
         venv.create(os.path.join(work, "venv-llama"), with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True, stdout=sys.stderr)
         with open(done, "w") as file:
@@ -52,7 +52,7 @@ def read_checkpoint(folder):
         if name == "__metadata__":
             continue
         if entry["dtype"] != "BF16":
-            sys.exit(f"llama_cpp.py: {name} is {entry['dtype']}, expected BF16")
+            sys.exit(f"llama_bench.py: {name} is {entry['dtype']}, expected BF16")
         begin, end = entry["data_offsets"]
         wide = np.frombuffer(data[begin:end].tobytes(), dtype=np.uint16).astype(np.uint32) << 16
         tensors[name] = wide.view(np.float32).reshape(entry["shape"])
@@ -123,8 +123,6 @@ def write_gguf(folder, path, kind):
 
 class Session:
     def __init__(self, path, threads, flash):
-        here = os.path.dirname(os.path.abspath(__file__))
-        sys.path = [folder for folder in sys.path if os.path.abspath(folder) != here]  # this file has the same name
         import llama_cpp
 
         self.api = llama_cpp
@@ -154,7 +152,7 @@ class Session:
     def run(self, tokens):
         array = (self.api.llama_token * len(tokens))(*tokens)
         if self.api.llama_decode(self.context, self.api.llama_batch_get_one(array, len(tokens))) != 0:
-            sys.exit("llama_cpp.py: llama_decode failed")
+            sys.exit("llama_bench.py: llama_decode failed")
         import numpy as np
 
         return np.ctypeslib.as_array(self.api.llama_get_logits_ith(self.context, -1), (self.vocab_size,))
@@ -180,11 +178,11 @@ def worker(arguments):
             break
     tokens = session.tokens(text)[:CONTEXT]
     if len(tokens) < CONTEXT:
-        sys.exit(f"llama_cpp.py: {arguments.docs} has too little text")
+        sys.exit(f"llama_bench.py: {arguments.docs} has too little text")
     # A model that was written wrongly knows nothing: ln(8192) = 9.0.
     nats = session.nats_a_token(tokens[:64]) if setting["threads"] == 1 else 0
     if not nats < 6:
-        sys.exit(f"llama_cpp.py: {nats:.2f} nats a token, the conversion must be wrong")
+        sys.exit(f"llama_bench.py: {nats:.2f} nats a token, the conversion must be wrong")
     prefill, decode = [], []
     steps = STEPS if arguments.runs >= RUNS else 4
     for run in range(arguments.runs + 1):
@@ -264,7 +262,7 @@ def main():
     for setting in settings:
         result = measure(python, arguments, setting, 3)
         if result is None:
-            print(f"llama_cpp.py: given up, too slow: {setting}", file=sys.stderr)
+            print(f"llama_bench.py: given up, too slow: {setting}", file=sys.stderr)
             continue
         tried.append((setting, result))
     best = {bench: min(tried, key=lambda one: quantile(one[1][bench], 0.5))[0] for bench in UNITS}
