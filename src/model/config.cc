@@ -153,8 +153,10 @@ Result<ModelConfig> ParseModelConfig(std::string_view config_text, std::string_v
   UNFOLD_TRY(RefuseUnsupported(fields));
   UNFOLD_TRY(ReadDims(fields, config));
   UNFOLD_TRY_ASSIGN(const double epsilon, fields.NumberOr("rms_norm_eps", 1e-6));
-  if (!(epsilon > 0 && epsilon < 1)) return fields.Error("rms_norm_eps", "must lie between 0 and 1");
-  config.norm_epsilon = static_cast<float>(epsilon);
+  config.norm_epsilon = static_cast<float>(epsilon);  // what is above 0 may be 0 as a float
+  if (!(config.norm_epsilon > 0 && epsilon < 1)) {
+    return fields.Error("rms_norm_eps", "must lie between 0 and 1, both as a 32-bit float");
+  }
   UNFOLD_TRY(ReadRotation(fields, config));
   UNFOLD_TRY_ASSIGN(config.tied_embeddings, fields.BoolOr("tie_word_embeddings", false));
   UNFOLD_TRY_ASSIGN(config.end_tokens, EndTokens(fields, config.vocab_size));
