@@ -51,8 +51,8 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags) {
       ->required()
       ->type_name("DIR")
       ->group(kGroup);
-  command.add_option("--backend", flags.backend, "what computes: cpu, or ref (slow, for comparison)")
-      ->check(CLI::IsMember({"cpu", "ref"}))
+  command.add_option("--backend", flags.backend, "what computes: cpu, cuda (a GPU), or ref (slow, for comparison)")
+      ->check(CLI::IsMember({"cpu", "cuda", "ref"}))
       ->type_name("NAME")
       ->group(kGroup);
   command.add_option("--threads", flags.num_threads, "worker threads; 0: one per core")

@@ -17,6 +17,12 @@ constexpr unsigned kF32 = ArgCheck::kF32;
 constexpr unsigned kInt32 = ArgCheck::kInt32;
 constexpr std::int64_t kMaxIndex = INT32_MAX;
 
+#if defined(UNFOLD_WITH_CUDA)
+constexpr std::string_view kBackends = "ref, cpu, cuda", kHowToGetCuda;
+#else
+constexpr std::string_view kBackends = "ref, cpu", kHowToGetCuda = " (cuda: configure with -DUNFOLD_WITH_CUDA=ON)";
+#endif
+
 void CheckRope(ArgCheck& check, const RopeTable& rope, std::int64_t head_dim) {
   check.That(head_dim > 0 && head_dim % 2 == 0, "D", "must be even and above 0");
   check.Shape("rope.cos", rope.cos, kF32, {kAny, head_dim / 2});
@@ -279,8 +285,12 @@ Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads)
   const char* forced = std::getenv("UNFOLD_BACKEND");
   if (forced != nullptr && *forced != '\0') name = forced;
   if (name == "ref") return MakeRefBackend();
+#if defined(UNFOLD_WITH_CUDA)
+  if (name == "cuda") return MakeCudaBackend();
+#endif
   if (name != "cpu") {
-    return Status::InvalidArgument("backend '" + std::string(name) + "' is not in this build; it has: ref, cpu");
+    return Status::InvalidArgument("backend '" + std::string(name) +
+                                   "' is not in this build; it has: " + std::string(kBackends));
   }
   if (threads < 0) return Status::InvalidArgument("threads is " + std::to_string(threads) + ", expected 0 or more");
   UNFOLD_TRY_ASSIGN(const SimdKernels* kernels, ChooseCpuKernels());

@@ -254,13 +254,15 @@ class Backend {
   virtual Status DoRouteScore(const RouteScoreArgs& args) = 0;
 };
 
-// "ref" (scalar, double accumulation) or "cpu" (SIMD, `threads` workers; 0: one per core). InvalidArgument for a name
-// this build does not have. UNFOLD_BACKEND in the environment, when set, overrides `name`.
+// "ref" (scalar, double accumulation), "cpu" (SIMD, `threads` workers; 0: one per core) or, in a build with CUDA,
+// "cuda" (the first GPU that CUDA_VISIBLE_DEVICES leaves; Unavailable without one). InvalidArgument for a name this
+// build does not have. UNFOLD_BACKEND in the environment, when set, overrides `name`.
 Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads);
 
-// The two implementations; each in its own file.
+// The implementations; each in files of its own. The last is there in builds with UNFOLD_WITH_CUDA.
 std::unique_ptr<Backend> MakeRefBackend();
 std::unique_ptr<Backend> MakeCpuBackend(int threads);
+Result<std::unique_ptr<Backend>> MakeCudaBackend();
 
 }  // namespace unfold
 

@@ -31,8 +31,9 @@ struct EngineOptions {
   // A JSON object merged over gist_config.json (RFC 7396), such as {"chunk_size": 16}. Every field can be set.
   std::string gist_overrides{};
 
-  std::string backend = "cpu";  // "cpu" or "ref"; UNFOLD_BACKEND in the environment wins
-  int num_threads = 0;          // worker threads of the backend; 0: one per core
+  // "cpu", "ref", or "cuda" in a build with UNFOLD_WITH_CUDA; UNFOLD_BACKEND in the environment wins.
+  std::string backend = "cpu";
+  int num_threads = 0;  // worker threads of the backend; 0: one per core
   // What products of activations and weights are computed in; part of the store's fingerprint. f32, or bf16:
   // activations are rounded to bf16 before each product (sums stay f32), which CPUs with AVX512-BF16 do in about half
   // the time.

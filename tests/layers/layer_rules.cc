@@ -273,7 +273,7 @@ Findings CheckLineCounts(const std::vector<SourceFile>& files, std::size_t max_l
 }
 
 Findings CheckTestsAreListed(const std::vector<SourceFile>& cmake_files, const std::vector<std::string>& test_sources) {
-  static const Names labels = {"unit", "property", "golden", "crash", "layers", "install", "http"};
+  static const Names labels = {"unit", "property", "golden", "crash", "layers", "install", "http", "cuda"};
   static const std::regex label(R"(\bLABELS?\s+"?([A-Za-z0-9_]+))");
   static const std::regex word(R"(([A-Za-z0-9_./-]+))");
   static const std::regex call(R"(\b(unfold_test)\s*\(\s*NAME\b)");

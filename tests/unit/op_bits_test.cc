@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The op suite, determinism: one run of all ops, compared bit for bit over repeats, thread counts and instruction sets;
-// and how a backend is chosen.
-#include <cstdlib>
-#include <optional>
-
+// The op suite, determinism: one run of all ops, compared bit for bit over repeats, thread counts and instruction sets.
 #include "op_cases.h"
 #include "op_testing.h"
 
@@ -71,99 +67,16 @@ std::vector<std::string> RunAllOps(Backend& backend) {
   return results;
 }
 
-// avx2 and avx512 keep the lane law with fused products: the same bits. Portable equals itself over threads.
+// avx2 and avx512 keep the lane law with fused products: the same bits. Others equal themselves over threads and runs.
 TEST_P(OpSuite, BitsDependOnNeitherRunNorThreadsNorInstructionSet) {
-  Candidate peer{GetParam().kernels, 1};
-  if (GetParam().fused()) peer.kernels = UsableCpuKernels().front();
-  const std::vector<std::string> want = RunAllOps(*peer.Make());
+  Candidate peer = GetParam();
+  if (peer.kernels != nullptr) peer = CpuCandidate(peer.fused() ? *UsableCpuKernels().front() : *peer.kernels, 1);
+  const std::vector<std::string> want = RunAllOps(*peer.make());
   for (int run = 0; run < 3; ++run) {
     const std::vector<std::string> mine = RunAllOps(*backend_);
     ASSERT_EQ(mine.size(), want.size());
     for (std::size_t op = 0; op < mine.size(); ++op) ASSERT_TRUE(mine[op] == want[op]) << "result " << op;
   }
-}
-
-TEST_P(OpSuite, MemoryIsAlignedAndCopiesRoundTrip) {
-  for (std::size_t bytes : {0, 1, 63, 64, 1000}) {
-    Result<Buffer> buffer = backend_->Allocate(bytes);
-    ASSERT_TRUE(buffer.ok());
-    EXPECT_EQ(buffer->bytes(), bytes);
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data()) % 64, 0U);
-  }
-  Result<Buffer> buffer = backend_->Allocate(12);
-  const Tensor device = buffer->View(DType::kInt32, {3});
-  const std::int32_t in[3] = {1, -2, 3};
-  std::int32_t out[3] = {};
-  ASSERT_TRUE(Succeeds(backend_->Upload(device, in)));
-  ASSERT_TRUE(Succeeds(backend_->Download(out, device)));
-  EXPECT_TRUE(SameBits(in, out, sizeof(in)));
-  EXPECT_EQ(backend_->Upload(device, nullptr).code(), StatusCode::kInvalidArgument);
-  // Weights: ref takes them where they are; cpu copies them, each to the start of a cache line, and they stay.
-  EXPECT_EQ((*ref_->ImportWeights(device)).data, device.data);
-  std::vector<Tensor> imported;
-  for (int i = 0; i < 3; ++i) {
-    imported.push_back(*backend_->ImportWeights(device));
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(imported.back().data) % 64, 0U);
-  }
-  std::vector<float> large(std::size_t{40} << 18);  // 40 MiB: more than one slab
-  large.back() = 7;
-  const Tensor big = *backend_->ImportWeights(Tensor(large.data(), DType::kF32, {std::int64_t{40} << 18}));
-  EXPECT_EQ(big.as<float>()[large.size() - 1], 7);
-  for (const Tensor& tensor : imported) EXPECT_TRUE(SameBits(tensor, device));
-  const Result<Buffer> huge = backend_->Allocate(SIZE_MAX);
-  EXPECT_EQ(huge.status().code(), StatusCode::kResourceExhausted);
-  EXPECT_NE(huge.status().message().find(std::to_string(SIZE_MAX)), std::string::npos);
-}
-
-// Sets a variable for one scope.
-class ScopedEnv {
- public:
-  ScopedEnv(const char* name, const char* value) : name_(name) {
-    if (const char* old = std::getenv(name)) old_ = old;
-    value == nullptr ? unsetenv(name) : setenv(name, value, 1);
-  }
-  ~ScopedEnv() { old_ ? setenv(name_, old_->c_str(), 1) : unsetenv(name_); }
-
- private:
-  const char* name_;
-  std::optional<std::string> old_;
-};
-
-TEST(MakeBackend, ForcedInstructionSetIsActive) {
-  const ScopedEnv backend("UNFOLD_BACKEND", nullptr);
-  for (const SimdKernels* kernels : UsableCpuKernels()) {
-    const ScopedEnv isa("UNFOLD_CPU_ISA", kernels->name);
-    const auto made = MakeBackend("cpu", 1);
-    ASSERT_TRUE(made.ok());
-    EXPECT_EQ(CpuIsaName(**made), kernels->name);
-    EXPECT_EQ(CpuIsaName(*MakeCpuBackend(1)), kernels->name);
-  }
-  const ScopedEnv none("UNFOLD_CPU_ISA", nullptr);
-  EXPECT_EQ(CpuIsaName(**MakeBackend("cpu", 1)), UsableCpuKernels().front()->name);
-}
-
-TEST(MakeBackend, UnknownInstructionSetIsRefused) {
-  const ScopedEnv backend("UNFOLD_BACKEND", nullptr);
-  const ScopedEnv isa("UNFOLD_CPU_ISA", "mmx");
-  const auto made = MakeBackend("cpu", 1);
-  EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(made.status().message().find("'mmx'"), std::string::npos) << made.status().message();
-  EXPECT_NE(made.status().message().find("portable"), std::string::npos);
-}
-
-TEST(MakeBackend, NamesAndEnvironment) {
-  const ScopedEnv isa("UNFOLD_CPU_ISA", nullptr);
-  {
-    const ScopedEnv backend("UNFOLD_BACKEND", nullptr);
-    EXPECT_EQ((*MakeBackend("ref", 1))->name(), "ref");
-    EXPECT_EQ((*MakeBackend("cpu", 0))->name(), "cpu");
-    const auto made = MakeBackend("cuda", 1);
-    EXPECT_EQ(made.status().code(), StatusCode::kInvalidArgument);
-    EXPECT_EQ(made.status().message(), "backend 'cuda' is not in this build; it has: ref, cpu");
-    EXPECT_EQ(MakeBackend("cpu", -1).status().code(), StatusCode::kInvalidArgument);
-  }
-  const ScopedEnv forced("UNFOLD_BACKEND", "ref");
-  EXPECT_EQ((*MakeBackend("cpu", 1))->name(), "ref");
 }
 
 }  // namespace

@@ -9,9 +9,9 @@
 namespace unfold {
 namespace {
 
-class OpErrors : public ::testing::TestWithParam<std::string_view> {
+class OpErrors : public ::testing::TestWithParam<Candidate> {
  protected:
-  void SetUp() override { backend_ = GetParam() == "ref" ? MakeRefBackend() : MakeCpuBackend(1); }
+  void SetUp() override { backend_ = GetParam().make(); }
 
   // Changes a copy of valid `args` and expects a refusal that names `field`.
   template <typename Args, typename Call, typename Change>
@@ -272,8 +272,8 @@ TEST_P(OpErrors, RouteScore) {
   bad("sum_squares", [](RouteScoreArgs& a) { a.sum_squares = {}; });
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, OpErrors, ::testing::Values("ref", "cpu"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Backends, OpErrors, ::testing::ValuesIn(RefusingCandidates()),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace unfold

@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "base/json.h"
-#include "token_crc.h"
 #include "text/utf8.h"
+#include "token_crc.h"
 
 namespace unfold {
 namespace {

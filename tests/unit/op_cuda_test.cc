@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the op suite tests on a GPU, and what is the device's alone: memory, values that are found wrong late, running
+// out of memory. A machine without a GPU fails.
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "op_on_device.h"
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+// Aborts without a GPU: every test of this program needs one.
+std::unique_ptr<Backend> MakeDevice() {
+  Result<std::unique_ptr<Backend>> made = MakeCudaBackend();
+  if (!made.ok()) {
+    std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
+    std::abort();
+  }
+  return *std::move(made);
+}
+
+}  // namespace
+
+std::vector<Candidate> Candidates() {
+  return {{.name = "cuda",
+           .make = [] { return std::make_unique<OnDevice>(MakeDevice()); },
+           .kernels = nullptr,
+           .columns_stand_alone = false}};  // cuBLASLt takes another tile for another number of columns
+}
+
+std::vector<Candidate> RefusingCandidates() { return Candidates(); }
+
+namespace {
+
+TEST(CudaBackend, MemoryIsAlignedAndCopiesRoundTrip) {
+  const std::unique_ptr<Backend> device = MakeDevice();
+  EXPECT_EQ(device->name(), "cuda");
+  for (std::size_t bytes : {0, 1, 63, 1000}) {
+    const Result<Buffer> buffer = device->Allocate(bytes);
+    ASSERT_TRUE(buffer.ok());
+    EXPECT_EQ(buffer->bytes(), bytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data()) % 256, 0U);
+  }
+  std::vector<float> in(1 << 20), out(in.size());
+  for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i);
+  const Tensor host(in.data(), DType::kF32, {1 << 20});
+  const Result<Tensor> weights = device->ImportWeights(host);
+  ASSERT_TRUE(weights.ok());
+  EXPECT_NE(weights->data, host.data);
+  ASSERT_TRUE(Succeeds(device->Download(out.data(), *weights)));
+  EXPECT_EQ(in, out);
+  EXPECT_EQ(device->Upload(*weights, nullptr).code(), StatusCode::kInvalidArgument);
+}
+
+TEST(CudaBackend, MoreMemoryThanThereIsIsRefusedAndWorkGoesOn) {
+  const std::unique_ptr<Backend> device = MakeDevice();
+  for (const std::size_t bytes : {std::size_t{1} << 45, SIZE_MAX}) {
+    const Result<Buffer> huge = device->Allocate(bytes);
+    EXPECT_EQ(huge.status().code(), StatusCode::kResourceExhausted) << huge.status().ToString();
+    EXPECT_NE(huge.status().message().find(std::to_string(bytes)), std::string::npos) << huge.status().message();
+    EXPECT_NE(huge.status().message().find("free are"), std::string::npos) << huge.status().message();
+  }
+  // Memory of a call, too: 2^21 rows against 2^20 units ask for 8 TiB of notes.
+  Result<Buffer> small = device->Allocate(4096);
+  ASSERT_TRUE(small.ok());
+  const std::vector<std::int64_t> units((1 << 20) + 1, 0);
+  std::vector<double> sums(std::size_t{1} << 21);
+  const Tensor q = small->View(DType::kF32, {1 << 21, 2}), keys = small->View(DType::kF32, {0, 2});
+  const Tensor best = small->View(DType::kF32, {1 << 21, 1 << 20});
+  const Status refused = device->RouteScore({q, keys, units, best, sums, sums});
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted) << refused.ToString();
+  EXPECT_NE(refused.message().find("RouteScore"), std::string::npos) << refused.message();
+
+  std::int32_t three[3] = {1, 2, 3}, back[3] = {};
+  const Tensor place = small->View(DType::kInt32, {3});
+  ASSERT_TRUE(Succeeds(device->Upload(place, three)));
+  ASSERT_TRUE(Succeeds(device->Download(back, place)));
+  EXPECT_TRUE(SameBits(three, back, sizeof(three)));
+}
+
+// Of several bad values the first call's is told, once; what was right is computed.
+TEST(CudaBackend, BadValuesAreToldByTheNextDownload) {
+  const std::unique_ptr<Backend> device = MakeDevice();
+  const Result<Buffer> memory = device->Allocate(4096);
+  ASSERT_TRUE(memory.ok());
+  const std::int32_t host_ids[4] = {1, 7, 0, -3};
+  const float host_table[4] = {10, 11, 12, 13};
+  auto* bytes = static_cast<std::byte*>(memory->data());
+  const Tensor ids(bytes, DType::kInt32, {4}), table(bytes + 1024, DType::kF32, {2, 2});
+  const Tensor out(bytes + 2048, DType::kF32, {4, 2}), cos(bytes + 3072, DType::kF32, {2, 1});
+  ASSERT_TRUE(Succeeds(device->Upload(ids, host_ids)));
+  ASSERT_TRUE(Succeeds(device->Upload(table, host_table)));
+  ASSERT_TRUE(Succeeds(device->Upload(cos, host_table)));
+  std::vector<float> zeros(8), found(8);
+  ASSERT_TRUE(Succeeds(device->Upload(out, zeros.data())));
+  ASSERT_TRUE(Succeeds(device->Embed({table, ids, out})));
+  const Tensor turned = out.Reshape({4, 1, 2});
+  ASSERT_TRUE(Succeeds(device->Rope({turned, ids, {cos, cos}, turned})));
+  const Status told = device->Download(found.data(), out);
+  EXPECT_EQ(told.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(told.message(), "Embed: ids[1] is 7, expected 0 to 1");
+  ASSERT_TRUE(Succeeds(device->Embed({table, ids.Rows(0, 1), out.Rows(0, 1)})));
+  ASSERT_TRUE(Succeeds(device->Download(found.data(), out)));
+  EXPECT_EQ(found[0], 12);
+  EXPECT_EQ(found[1], 13);
+  EXPECT_EQ(found[2], 0) << "a row of a bad id was written";
+}
+
+TEST(CudaBackend, IsMadeByName) {
+  const Result<std::unique_ptr<Backend>> made = MakeBackend("cuda", 0);
+  ASSERT_TRUE(Succeeds(made.status()));
+  EXPECT_EQ((*made)->name(), "cuda");
+}
+
+}  // namespace
+}  // namespace unfold

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// OnDevice: a backend whose tensors lie in device memory, as one that takes host tensors, so that the op suite runs on
+// it unchanged. Each tensor of a call is mirrored in device memory between guards, at an address with no more alignment
+// than its type needs in every second call; a call that succeeds brings all of them back.
+#ifndef UNFOLD_TESTS_UNIT_OP_ON_DEVICE_H_
+#define UNFOLD_TESTS_UNIT_OP_ON_DEVICE_H_
+
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace unfold {
+
+// The device's side of one call's tensors. The same host memory twice is the same device memory.
+class Mirrors {
+ public:
+  Mirrors(Backend& device, bool skewed) : device_(device), skewed_(skewed) {}
+
+  Tensor operator()(const Tensor& host) {
+    if (host.data == nullptr || host.bytes() == 0 || !status_.ok()) return host;
+    for (const Mirror& known : mirrors_) {
+      if (known.host.data == host.data && known.host.bytes() == host.bytes()) return As(host, known);
+    }
+    const std::size_t front = kGuard + (skewed_ ? DTypeBytes(host.dtype) : 0);
+    Result<Buffer> memory = device_.Allocate(host.bytes() + 2 * kGuard + DTypeBytes(host.dtype));
+    if (!memory.ok()) {
+      status_ = memory.status();
+      return host;
+    }
+    mirrors_.push_back({host, front, *std::move(memory)});
+    std::vector<std::uint8_t> bytes(mirrors_.back().memory.bytes(), kMark);
+    std::memcpy(bytes.data() + front, host.data, host.bytes());
+    status_ = device_.Upload(mirrors_.back().Whole(), bytes.data());
+    return As(host, mirrors_.back());
+  }
+
+  const Status& status() const { return status_; }
+
+  // After a call that succeeded: all values back to the host, if nothing around them was touched.
+  Status BringBack() {
+    for (const Mirror& mirror : mirrors_) {
+      std::vector<std::uint8_t> bytes(mirror.memory.bytes());
+      UNFOLD_TRY(device_.Download(bytes.data(), mirror.Whole()));
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        const bool inside = i >= mirror.front && i < mirror.front + mirror.host.bytes();
+        if (!inside && bytes[i] != kMark) return Status::Internal("wrote outside of " + mirror.host.ShapeString());
+      }
+      std::memcpy(mirror.host.data, bytes.data() + mirror.front, mirror.host.bytes());
+    }
+    return Status::Ok();
+  }
+
+ private:
+  static constexpr std::size_t kGuard = 256;
+  static constexpr std::uint8_t kMark = 0xa5;
+
+  struct Mirror {
+    Tensor host;
+    std::size_t front;
+    Buffer memory;
+
+    Tensor Whole() const { return memory.View(DType::kInt8, {static_cast<std::int64_t>(memory.bytes())}); }
+  };
+
+  static Tensor As(Tensor host, const Mirror& mirror) {
+    host.data = static_cast<std::uint8_t*>(mirror.memory.data()) + mirror.front;
+    return host;
+  }
+
+  Backend& device_;
+  bool skewed_;
+  std::deque<Mirror> mirrors_;
+  Status status_;
+};
+
+class OnDevice final : public Backend {
+ public:
+  explicit OnDevice(std::unique_ptr<Backend> device) : device_(std::move(device)) {}
+
+  std::string_view name() const override { return device_->name(); }
+  Result<Buffer> Allocate(std::size_t bytes) override { return device_->Allocate(bytes); }
+  Status Upload(const Tensor& device, const void* host) override { return device_->Upload(device, host); }
+  Status Download(void* host, const Tensor& device) override { return device_->Download(host, device); }
+  Result<Tensor> ImportWeights(const Tensor& host) override { return device_->ImportWeights(host); }
+
+ private:
+  // Calls the device's operation with `args`, whose tensors `mirror` has replaced.
+  template <typename Args, typename Replace>
+  Status Call(Status (Backend::*operation)(const Args&), Args args, Replace replace) {
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    replace(args, mirror);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(((*device_).*operation)(args));
+    return mirror.BringBack();
+  }
+
+  static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
+  static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
+  static void Replace(Mirrors& mirror, ContextView& context) {
+    for (Tensor* tensor : {&context.sink_k, &context.sink_v, &context.page_k, &context.page_v}) {
+      *tensor = mirror(*tensor);
+    }
+    for (GistLevel& level : context.gists) level.k = mirror(level.k), level.v = mirror(level.v);
+  }
+
+  Status DoEmbed(const EmbedArgs& args) override {
+    return Call(&Backend::Embed, args, [](EmbedArgs& a, Mirrors& mirror) {
+      a.table = mirror(a.table), a.ids = mirror(a.ids), a.out = mirror(a.out);
+    });
+  }
+  Status DoRmsNorm(const RmsNormArgs& args) override {
+    return Call(&Backend::RmsNorm, args, [](RmsNormArgs& a, Mirrors& mirror) {
+      a.x = mirror(a.x), a.weight = mirror(a.weight), a.out = mirror(a.out);
+    });
+  }
+  Status DoMatMuls(std::span<const MatMulArgs> products) override {
+    std::vector<MatMulArgs> all(products.begin(), products.end());
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    for (MatMulArgs& a : all) a.x = mirror(a.x), a.weight = mirror(a.weight), a.out = mirror(a.out);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(device_->MatMuls(all));
+    return mirror.BringBack();
+  }
+  Status DoRope(const RopeArgs& args) override {
+    return Call(&Backend::Rope, args, [](RopeArgs& a, Mirrors& mirror) {
+      Replace(mirror, a.rope);
+      a.x = mirror(a.x), a.positions = mirror(a.positions), a.out = mirror(a.out);
+    });
+  }
+  Status DoSwiGlu(const SwiGluArgs& args) override {
+    return Call(&Backend::SwiGlu, args, [](SwiGluArgs& a, Mirrors& mirror) {
+      a.gate = mirror(a.gate), a.up = mirror(a.up), a.out = mirror(a.out);
+    });
+  }
+  Status DoGistPrefill(const GistPrefillArgs& args) override {
+    return Call(&Backend::GistPrefill, args, [](GistPrefillArgs& a, Mirrors& mirror) {
+      a.q = mirror(a.q), a.k = mirror(a.k), a.v = mirror(a.v), a.out = mirror(a.out);
+    });
+  }
+  Status DoUnfold(const UnfoldArgs& args) override {
+    return Call(&Backend::Unfold, args, [](UnfoldArgs& a, Mirrors& mirror) {
+      Replace(mirror, a.rope);
+      for (Tensor* tensor : {&a.k, &a.v, &a.k_scale, &a.v_scale, &a.positions, &a.out_k, &a.out_v}) {
+        *tensor = mirror(*tensor);
+      }
+    });
+  }
+  Status DoGistScore(const GistScoreArgs& args) override {
+    ContextView context = *args.context;
+    return Call(&Backend::GistScore, args, [&context](GistScoreArgs& a, Mirrors& mirror) {
+      Replace(mirror, context);
+      Replace(mirror, a.rope);
+      Replace(mirror, a.parents);
+      a.context = &context;
+      a.q = mirror(a.q), a.positions = mirror(a.positions), a.scores = mirror(a.scores);
+    });
+  }
+  Status DoSelectChunks(const SelectChunksArgs& args) override {
+    return Call(&Backend::SelectChunks, args, [](SelectChunksArgs& a, Mirrors& mirror) {
+      Replace(mirror, a.parents);
+      Replace(mirror, a.chosen);
+      a.scores = mirror(a.scores);
+    });
+  }
+  Status DoSparseAttention(const SparseAttentionArgs& args) override {
+    ContextView context = args.context == nullptr ? ContextView() : *args.context;
+    return Call(&Backend::SparseAttention, args, [&context](SparseAttentionArgs& a, Mirrors& mirror) {
+      Replace(mirror, context);
+      Replace(mirror, a.rope);
+      for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
+      if (a.context != nullptr) a.context = &context;
+      for (Tensor* tensor : {&a.q, &a.positions, &a.prefix_k, &a.prefix_v, &a.tail_k, &a.tail_v, &a.out}) {
+        *tensor = mirror(*tensor);
+      }
+    });
+  }
+  Status DoRouteScore(const RouteScoreArgs& args) override {
+    return Call(&Backend::RouteScore, args, [](RouteScoreArgs& a, Mirrors& mirror) {
+      a.q = mirror(a.q), a.keys = mirror(a.keys), a.best = mirror(a.best);
+    });
+  }
+
+  std::unique_ptr<Backend> device_;
+  int calls_ = 0;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_TESTS_UNIT_OP_ON_DEVICE_H_
