@@ -7,7 +7,7 @@
 #include <cstdlib>
 
 #include "kernels/arg_check.h"
-#include "kernels/cpu_isa.h"
+#include "kernels/cpu/isa.h"
 
 namespace unfold {
 namespace {
@@ -181,6 +181,7 @@ Status Backend::GistPrefill(const GistPrefillArgs& args) {
   check.Shape("out", args.out, kF32, {args.q.dims[0], args.q.dims[1], args.q.dims[2]});
   CheckGroups(check, args.q.dims[1], args.k.dims[1]);
   check.That(args.q.dims[2] > 0, "D", "must be above 0");
+  check.That(args.compute == DType::kF32 || args.compute == DType::kBF16, "compute", "must be f32 or bf16");
   CheckSequences(check, args, args.q.dims[0]);
   return check.ok() ? DoGistPrefill(args) : check.status();
 }
@@ -268,7 +269,22 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   return check.ok() ? DoSparseAttention(args) : check.status();
 }
 
-Status Backend::RouteScore(const RouteScoreArgs& args) {
+Status Backend::RouteScores(std::span<const RouteScoreArgs> heads) {
+  for (const RouteScoreArgs& args : heads) {
+    UNFOLD_TRY(CheckRouteScore(args));
+    ArgCheck check("RouteScore");
+    const RouteScoreArgs& first = heads.front();
+    check.Shape("q", args.q, kF32, {first.q.dims[0], first.q.dims[1]});
+    check.Shape("keys", args.keys, TypeBit(first.keys.dtype), {first.keys.dims[0], first.keys.dims[1]});
+    check.That(
+        std::equal(args.unit_begin.begin(), args.unit_begin.end(), first.unit_begin.begin(), first.unit_begin.end()),
+        "unit_begin", "must be the same for all heads");
+    UNFOLD_TRY(check.status());
+  }
+  return DoRouteScores(heads);
+}
+
+Status Backend::CheckRouteScore(const RouteScoreArgs& args) {
   ArgCheck check("RouteScore");
   check.Shape("q", args.q, kF32, {kAny, kAny});
   check.Shape("keys", args.keys, ArgCheck::kStoredKv, {kAny, args.q.dims[1]});
@@ -278,7 +294,7 @@ Status Backend::RouteScore(const RouteScoreArgs& args) {
   check.Shape("best", args.best, kF32, {rows, units});
   check.Range("sum", static_cast<std::int64_t>(args.sum.size()), rows, rows);
   check.Range("sum_squares", static_cast<std::int64_t>(args.sum_squares.size()), rows, rows);
-  return check.ok() ? DoRouteScore(args) : check.status();
+  return check.status();
 }
 
 Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backend: the seam between the model and the machine. Eleven model-shaped operations (products may be given several at
-// once), each with one Args struct that states shapes (letters: tensor.h), types and units. The public method checks
-// them, the private virtual works, so comment and check stand side by side.
+// Backend: the seam between the model and the machine. Eleven model-shaped operations (products and routing heads may
+// be given several at once), each with one Args struct that states shapes (letters: tensor.h), types and units. The
+// public method checks them, the private virtual works, so comment and check stand side by side.
 //
 // Laws, held by the op suite (tests/unit/op_suite_test.cc) for every backend against `ref`:
 //   - the same call twice gives the same bits; ties go to the lower index;
@@ -74,7 +74,9 @@ struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps *
 
 // Attention of documents encoded apart, packed into one batch, under the gist mask (method.md section 3). A sequence
 // whose rules have no gist level is plain causal. Reads only visible keys. Logits are scaled by 1 / sqrt(D).
-// Bound: as SparseAttention, with keys = the rows that a row may see.
+// Bound: as SparseAttention, with keys = the rows that a row may see. With compute bf16 a backend may round q, k, v and
+// the softmax terms to bf16, and read keys beside the visible ones without weighing them: then
+// + 2^-7 * (1 + |q| * max |k| / sqrt(D)) * max |v|.
 struct GistPrefillArgs {
   Tensor q;  // f32 [T, H, D], rotated
   Tensor k;  // f32 [T, Hk, D], rotated
@@ -83,7 +85,8 @@ struct GistPrefillArgs {
   std::span<const GistToken> tokens;
   std::span<const std::int64_t> sequence_begin;
   MaskRules rules;
-  Tensor out;  // f32 [T, H, D]
+  Tensor out;                   // f32 [T, H, D]
+  DType compute = DType::kF32;  // or kBF16
 };
 
 // Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens to f32, and writes rows
@@ -237,7 +240,9 @@ class Backend {
   Status GistScore(const GistScoreArgs& args);
   Status SelectChunks(const SelectChunksArgs& args);
   Status SparseAttention(const SparseAttentionArgs& args);
-  Status RouteScore(const RouteScoreArgs& args);
+  Status RouteScore(const RouteScoreArgs& args) { return RouteScores(std::span(&args, 1)); }
+  // The routing heads of one collection: the same units, T and D, keys of one type. Each has the bits it has alone.
+  Status RouteScores(std::span<const RouteScoreArgs> heads);
 
  private:
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
@@ -251,7 +256,8 @@ class Backend {
   virtual Status DoGistScore(const GistScoreArgs& args) = 0;
   virtual Status DoSelectChunks(const SelectChunksArgs& args) = 0;
   virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
-  virtual Status DoRouteScore(const RouteScoreArgs& args) = 0;
+  static Status CheckRouteScore(const RouteScoreArgs& args);
+  virtual Status DoRouteScores(std::span<const RouteScoreArgs> heads) = 0;
 };
 
 // "ref" (scalar, double accumulation), "cpu" (SIMD, `threads` workers; 0: one per core) or, in a build with CUDA,

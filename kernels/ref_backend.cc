@@ -329,7 +329,12 @@ class RefBackend final : public HostBackend {
     return std::binary_search(begin, begin + chosen.counts.as<std::int32_t>()[list], static_cast<std::int32_t>(gist));
   }
 
-  Status DoRouteScore(const RouteScoreArgs& args) override {
+  Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {
+    for (const RouteScoreArgs& args : heads) ScoreHead(args);
+    return Status::Ok();
+  }
+
+  static void ScoreHead(const RouteScoreArgs& args) {
     const Index head_dim = args.q.dims[1], units = args.best.dims[1];
     for (Index t = 0; t < args.q.dims[0]; ++t) {
       const float* q = args.q.as<float>() + t * head_dim;
@@ -346,7 +351,6 @@ class RefBackend final : public HostBackend {
         args.best.as<float>()[t * units + p] = static_cast<float>(best);
       }
     }
-    return Status::Ok();
   }
 };
 

@@ -74,6 +74,28 @@ Status CheckBudget(const std::vector<PartRef>& parts, const PreparedQuestion& qu
 
 }  // namespace
 
+Result<QuestionStore> QuestionStore::Make(std::uint64_t source) {
+  QuestionStore made{MakeMemoryStore(), {}, source, {}};
+  UNFOLD_TRY_ASSIGN(made.collection, made.store->EnsureCollection("question"));
+  return made;
+}
+
+Status QuestionStore::Add(DocumentId id, std::span<const StoreRecord> records, DocumentRecord record) {
+  UNFOLD_TRY(store->Write(records));
+  publications.push_back({collection, id, std::move(record)});
+  return Status::Ok();
+}
+
+Status QuestionStore::Publish(std::span<PartRef> parts) {
+  UNFOLD_TRY(store->Publish(publications));
+  const std::shared_ptr<const StoreSnapshot> snapshot = store->Snapshot();
+  for (PartRef& part : parts) {
+    part.source = source;
+    part.snapshot = snapshot;
+  }
+  return Status::Ok();
+}
+
 Result<ChosenDocuments> ChooseDocuments(AskEnvironment& environment, const AskRequest& request,
                                         const PreparedQuestion& question, const CancelCheck& check) {
   ChosenDocuments chosen;
@@ -157,12 +179,9 @@ Status AskWork::Choose() {
 // Replaces the chosen parts by the same parts encoded now, with f32 KV, in a store of their own.
 Status AskWork::EncodeFresh() {
   LoadedModel& model = *environment_.model;
-  fresh_store_ = MakeMemoryStore();
-  UNFOLD_TRY_ASSIGN(const CollectionId collection, fresh_store_->EnsureCollection("fresh"));
-  const std::uint64_t source = environment_.next_source++;
-  std::vector<Publication> publications;
+  UNFOLD_TRY_ASSIGN(fresh_, QuestionStore::Make(environment_.next_source++));
   for (PartRef& part : chosen_.parts) {
-    UNFOLD_TRY_ASSIGN(const DocumentId id, fresh_store_->AllocateDocument());
+    UNFOLD_TRY_ASSIGN(const DocumentId id, fresh_.store->AllocateDocument());
     std::vector<StoreRecord> records;
     for (const RecordKind kind : {RecordKind::kText, RecordKind::kChunks}) {
       const std::uint32_t index = kind == RecordKind::kText ? 0 : part.part;
@@ -174,49 +193,33 @@ Status AskWork::EncodeFresh() {
     prepared.sequence = BuildGistSequence(prepared.table.token_ids, model.gist.rules, model.text.word_starts);
     const EncodeJob job{id, part.part, &prepared};
     UNFOLD_TRY(EncodeParts(*model.transformer, DType::kF32, std::span(&job, 1), CheckOf(request_), records));
-    UNFOLD_TRY(fresh_store_->Write(records));
     DocumentRecord record;
     record.name = std::to_string(id.value);
-    publications.push_back({collection, id, std::move(record)});
+    UNFOLD_TRY(fresh_.Add(id, records, std::move(record)));
     part.id = id;
   }
-  UNFOLD_TRY(fresh_store_->Publish(publications));
-  const std::shared_ptr<const StoreSnapshot> snapshot = fresh_store_->Snapshot();
-  for (PartRef& part : chosen_.parts) {
-    part.source = source;
-    part.snapshot = snapshot;
-  }
-  return Status::Ok();
+  return fresh_.Publish(std::span(chosen_.parts));
 }
 
 // Documents given with the question go through the same records as stored ones, so an answer from them equals, bit for
 // bit, the answer from a store.
 Status AskWork::EncodeInline() {
   LoadedModel& model = *environment_.model;
-  inline_store_ = MakeMemoryStore();
-  UNFOLD_TRY_ASSIGN(const CollectionId collection, inline_store_->EnsureCollection("inline"));
-  const std::uint64_t source = environment_.next_source++;
-  std::vector<Publication> publications;
+  UNFOLD_TRY_ASSIGN(inline_, QuestionStore::Make(environment_.next_source++));
+  const std::size_t first = chosen_.parts.size();
   for (const DocumentInput& input : request_.options.inline_documents) {
     UNFOLD_TRY_ASSIGN(const PreparedDocument prepared, PrepareDocument(input, model.text));
-    UNFOLD_TRY_ASSIGN(const DocumentId id, inline_store_->AllocateDocument());
+    UNFOLD_TRY_ASSIGN(const DocumentId id, inline_.store->AllocateDocument());
     std::vector<StoreRecord> records = TextRecords(id, input.text, prepared);
+    const DocumentRecord& record = prepared.record;
     for (std::uint32_t part = 0; part < prepared.parts.size(); ++part) {
       const EncodeJob job{id, part, &prepared.parts[part]};
       UNFOLD_TRY(EncodeParts(*model.transformer, model.kv_type, std::span(&job, 1), CheckOf(request_), records));
+      chosen_.parts.push_back({0, nullptr, id, record.name, part, record.parts[part], record.format});
     }
-    UNFOLD_TRY(inline_store_->Write(records));
-    publications.push_back({collection, id, prepared.record});
+    UNFOLD_TRY(inline_.Add(id, records, record));
   }
-  UNFOLD_TRY(inline_store_->Publish(publications));
-  const std::shared_ptr<const StoreSnapshot> snapshot = inline_store_->Snapshot();
-  for (const Publication& publication : publications) {
-    for (std::uint32_t part = 0; part < publication.record.parts.size(); ++part) {
-      chosen_.parts.push_back({source, snapshot, publication.document, publication.record.name, part,
-                               publication.record.parts[part], publication.record.format});
-    }
-  }
-  return Status::Ok();
+  return inline_.Publish(std::span(chosen_.parts).subspan(first));
 }
 
 Result<bool> AskWork::Decode() {

@@ -4,9 +4,11 @@
 #define UNFOLD_ENGINE_ASK_WORK_H_
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,6 +50,19 @@ struct ChosenDocuments {
 Result<ChosenDocuments> ChooseDocuments(AskEnvironment& environment, const AskRequest& request,
                                         const PreparedQuestion& question, const CancelCheck& check);
 
+// A store of one question's own, for parts that are encoded while it waits.
+struct QuestionStore {
+  std::unique_ptr<Store> store;
+  CollectionId collection;
+  std::uint64_t source = 0;  // see PageKey
+  std::vector<Publication> publications;
+
+  static Result<QuestionStore> Make(std::uint64_t source);
+  Status Add(DocumentId id, std::span<const StoreRecord> records, DocumentRecord record);
+  // Publishes what was added; `parts`, of these documents, are from now on read from here.
+  Status Publish(std::span<PartRef> parts);
+};
+
 class AskWork : public Work {
  public:
   AskWork(AskEnvironment& environment, AskRequest request, TextSink sink, AnswerCallback done)
@@ -73,7 +88,7 @@ class AskWork : public Work {
   Phase phase_ = Phase::kChoose;
   PreparedQuestion question_;
   ChosenDocuments chosen_;
-  std::unique_ptr<Store> inline_store_, fresh_store_;
+  QuestionStore inline_, fresh_;
   std::unique_ptr<Generator> generator_;
   std::chrono::steady_clock::time_point started_;
 };

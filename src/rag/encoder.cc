@@ -33,8 +33,14 @@ class DocumentAttention : public LayerAttention {
     UNFOLD_TRY_ASSIGN(const Tensor rotated_k, k_.Get(backend, DType::kF32, {k.dims[0], k.dims[1], k.dims[2]}));
     UNFOLD_TRY(backend.Rope({.x = q, .positions = positions_, .rope = model_.rope(), .out = q}));
     UNFOLD_TRY(backend.Rope({.x = k, .positions = positions_, .rope = model_.rope(), .out = rotated_k}));
-    return backend.GistPrefill(
-        {.q = q, .k = rotated_k, .v = v, .tokens = tokens_, .sequence_begin = begin_, .rules = rules_, .out = out});
+    return backend.GistPrefill({.q = q,
+                                .k = rotated_k,
+                                .v = v,
+                                .tokens = tokens_,
+                                .sequence_begin = begin_,
+                                .rules = rules_,
+                                .out = out,
+                                .compute = model_.compute()});
   }
 
  private:

@@ -177,36 +177,41 @@ Result<std::vector<double>> RoutingIndex::Score(Transformer& model, const GistCo
   Backend& backend = model.backend();
   const auto num_units = static_cast<std::int64_t>(units_.size());
   const auto num_chunks = static_cast<double>(unit_begin_.back());
-  UNFOLD_TRY_ASSIGN(const Buffer q_memory, backend.Allocate(sizeof(float) * num_tokens * head_dim_));
-  UNFOLD_TRY_ASSIGN(const Buffer best_memory, backend.Allocate(sizeof(float) * num_tokens * num_units));
-  const Tensor q = q_memory.View(DType::kF32, {num_tokens, head_dim_});
-  const Tensor best = best_memory.View(DType::kF32, {num_tokens, num_units});
-  std::vector<float> host(num_tokens * num_units);
-  std::vector<double> sum(num_tokens), sum_squares(num_tokens);
-  double total_weight = 0;
-  for (std::size_t i = 0; i < config.routing_heads.size(); ++i) {
+  const auto num_heads = static_cast<std::int64_t>(config.routing_heads.size());
+  UNFOLD_TRY_ASSIGN(const Buffer q_memory, backend.Allocate(sizeof(float) * num_heads * num_tokens * head_dim_));
+  UNFOLD_TRY_ASSIGN(const Buffer best_memory, backend.Allocate(sizeof(float) * num_heads * num_tokens * num_units));
+  const Tensor q = q_memory.View(DType::kF32, {num_heads * num_tokens, head_dim_});
+  const Tensor best = best_memory.View(DType::kF32, {num_heads * num_tokens, num_units});
+  std::vector<double> sum(num_heads * num_tokens), sum_squares(num_heads * num_tokens);
+  std::vector<RouteScoreArgs> heads;
+  for (std::int64_t i = 0; i < num_heads; ++i) {
     const RoutingHead& head = config.routing_heads[i];
     const Buffer& keys = keys_.at({head.layer, head.head / model.config().group_size()});
-    UNFOLD_TRY(backend.Upload(q, queries[i].data()));
-    UNFOLD_TRY(backend.RouteScore({.q = q,
-                                   .keys = keys.View(type_, {unit_begin_.back(), head_dim_}),
-                                   .unit_begin = unit_begin_,
-                                   .best = best,
-                                   .sum = sum,
-                                   .sum_squares = sum_squares}));
-    UNFOLD_TRY(backend.Download(host.data(), best));
-    total_weight += head.weight;
-    for (std::int64_t t = 0; t < num_tokens; ++t) {
-      // maxsim: score = best / sqrt(D). standardised: over all chunks of the collection, per token and head.
-      double mean = 0;
-      double deviation = std::sqrt(static_cast<double>(head_dim_));
-      if (config.scoring == RouteScoring::kStandardised) {
-        mean = sum[t] / num_chunks;
-        deviation = std::sqrt(std::max(sum_squares[t] / num_chunks - mean * mean, 1e-12));
-      }
-      const double weight = head.weight / (deviation * static_cast<double>(num_tokens));
-      for (std::int64_t u = 0; u < num_units; ++u) scores[u] += weight * (host[t * num_units + u] - mean);
+    const std::int64_t begin = i * num_tokens, end = begin + num_tokens;
+    UNFOLD_TRY(backend.Upload(q.Rows(begin, end), queries[i].data()));
+    heads.push_back({.q = q.Rows(begin, end),
+                     .keys = keys.View(type_, {unit_begin_.back(), head_dim_}),
+                     .unit_begin = unit_begin_,
+                     .best = best.Rows(begin, end),
+                     .sum = std::span(sum).subspan(begin, num_tokens),
+                     .sum_squares = std::span(sum_squares).subspan(begin, num_tokens)});
+  }
+  UNFOLD_TRY(backend.RouteScores(heads));
+  std::vector<float> host(best.size());
+  UNFOLD_TRY(backend.Download(host.data(), best));
+  double total_weight = 0;
+  for (std::int64_t row = 0; row < num_heads * num_tokens; ++row) {
+    // maxsim: score = best / sqrt(D). standardised: over all chunks of the collection, per token and head.
+    const RoutingHead& head = config.routing_heads[row / num_tokens];
+    if (row % num_tokens == 0) total_weight += head.weight;
+    double mean = 0;
+    double deviation = std::sqrt(static_cast<double>(head_dim_));
+    if (config.scoring == RouteScoring::kStandardised) {
+      mean = sum[row] / num_chunks;
+      deviation = std::sqrt(std::max(sum_squares[row] / num_chunks - mean * mean, 1e-12));
     }
+    const double weight = head.weight / (deviation * static_cast<double>(num_tokens));
+    for (std::int64_t u = 0; u < num_units; ++u) scores[u] += weight * (host[row * num_units + u] - mean);
   }
   for (double& score : scores) score /= total_weight;
   return scores;

@@ -10,7 +10,7 @@
 #include <numeric>
 #include <thread>
 
-#include "kernels/cpu_isa.h"
+#include "kernels/cpu/isa.h"
 
 namespace unfold::bench {
 namespace {

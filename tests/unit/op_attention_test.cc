@@ -21,9 +21,10 @@ struct PrefillCase {
         k(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim}, magnitude)),
         v(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim})) {}
 
-  Guarded Run(Backend& backend) const {
+  Guarded Run(Backend& backend, DType compute = DType::kF32) const {
     Guarded out(DType::kF32, {batch.rows(), shape.heads(), shape.head_dim});
-    EXPECT_TRUE(Succeeds(backend.GistPrefill({q, k, v, batch.tokens, batch.sequence_begin, batch.rules, out})));
+    EXPECT_TRUE(
+        Succeeds(backend.GistPrefill({q, k, v, batch.tokens, batch.sequence_begin, batch.rules, out, compute})));
     return out;
   }
   double Longest() const {
@@ -33,12 +34,15 @@ struct PrefillCase {
     }
     return static_cast<double>(longest);
   }
-  double Bound() const {
+  double Bound(DType compute = DType::kF32) const {
     const double d = static_cast<double>(shape.head_dim);
     const double logit = LargestNorm(q, shape.head_dim) * LargestNorm(k, shape.head_dim) / std::sqrt(d);
-    return (2 * Longest() + d + 8) * kEps * (1 + logit) * LargestMagnitude(v);
+    const double rounding = (2 * Longest() + d + 8) * kEps + (compute == DType::kBF16 ? 0x1p-7 : 0);
+    return rounding * (1 + logit) * LargestMagnitude(v);
   }
 };
+
+constexpr DType kComputeTypes[] = {DType::kF32, DType::kBF16};
 
 GistBatch RandomBatch(Random& random, const GistShape& shape) {
   GistBatch batch;
@@ -47,15 +51,16 @@ GistBatch RandomBatch(Random& random, const GistShape& shape) {
 }
 
 // A document's bits do not depend on what it is packed with, or where.
-void ExpectPackedEqualsAlone(Backend& backend, const PrefillCase& packed) {
-  const Guarded all = packed.Run(backend);
+void ExpectPackedEqualsAlone(Backend& backend, const PrefillCase& packed, DType compute) {
+  const Guarded all = packed.Run(backend, compute);
   for (std::size_t b = 0; b + 1 < packed.batch.sequence_begin.size(); ++b) {
     const std::int64_t begin = packed.batch.sequence_begin[b], end = packed.batch.sequence_begin[b + 1];
     const std::vector<std::int64_t> bounds = {0, end - begin};
     Guarded out(DType::kF32, {end - begin, packed.shape.heads(), packed.shape.head_dim});
     const std::span<const GistToken> tokens(packed.batch.tokens.data() + begin, static_cast<std::size_t>(end - begin));
-    ASSERT_TRUE(Succeeds(backend.GistPrefill({(*packed.q).Rows(begin, end), (*packed.k).Rows(begin, end),
-                                              (*packed.v).Rows(begin, end), tokens, bounds, packed.batch.rules, out})));
+    ASSERT_TRUE(Succeeds(
+        backend.GistPrefill({(*packed.q).Rows(begin, end), (*packed.k).Rows(begin, end), (*packed.v).Rows(begin, end),
+                             tokens, bounds, packed.batch.rules, out, compute})));
     ASSERT_TRUE(SameBits(out, (*all).Rows(begin, end))) << "document " << b;
   }
 }
@@ -74,9 +79,13 @@ TEST_P(OpSuite, GistPrefill) {
     for (const HeadShape& heads : HeadShapes()) {
       const float magnitude = random.Below(2) == 0 ? 1.0F : 30.0F;
       const PrefillCase c(random, RandomBatch(random, gist_shape), heads, magnitude);
-      const double bound = c.Bound();
-      ASSERT_TRUE(Near(c.Run(*backend_), c.Run(*ref_), [&](std::int64_t) { return bound; }))
-          << gist_shape.levels << " levels, P " << gist_shape.previous_chunks << ", group " << heads.group;
+      const Guarded want = c.Run(*ref_);
+      for (DType compute : kComputeTypes) {
+        const double bound = c.Bound(compute);
+        ASSERT_TRUE(Near(c.Run(*backend_, compute), want, [&](std::int64_t) { return bound; }))
+            << gist_shape.levels << " levels, P " << gist_shape.previous_chunks << ", group " << heads.group << ", "
+            << DTypeName(compute);
+      }
     }
   }
 }
@@ -97,20 +106,24 @@ TEST_P(OpSuite, GistPrefillOfLongDocuments) {
   for (int levels : {0, 1, 2}) {
     const PrefillCase c(random, LongBatch(random, levels), levels == 1 ? HeadShape{2, 2, 64} : HeadShape{1, 3, 96},
                         levels == 2 ? 1.0F : 20.0F);
-    const double bound = c.Bound();
-    ASSERT_TRUE(Near(c.Run(*backend_), c.Run(*ref_), [&](std::int64_t) { return bound; })) << levels << " levels";
+    const Guarded want = c.Run(*ref_);
+    for (DType compute : kComputeTypes) {
+      const double bound = c.Bound(compute);
+      ASSERT_TRUE(Near(c.Run(*backend_, compute), want, [&](std::int64_t) { return bound; })) << levels << " levels";
+    }
   }
 }
 
 TEST_P(OpSuite, GistPrefillOfLongDocumentsPackedEqualsAlone) {
   Random random(31);
   for (int levels : {0, 1, 2}) {
-    ExpectPackedEqualsAlone(*backend_, PrefillCase(random, LongBatch(random, levels), {2, 2, 64}, 1));
+    const PrefillCase packed(random, LongBatch(random, levels), {2, 2, 64}, 1);
+    for (DType compute : kComputeTypes) ExpectPackedEqualsAlone(*backend_, packed, compute);
   }
 }
 
 // With q = 0 each visible row weighs the same, so one row too many or too few moves the mean far beyond the bound:
-// random sequences, `ref` asks MaySee for every pair.
+// random sequences, `ref` asks MaySee for every pair. Weights of 1 and these values are exact in bf16 too.
 TEST_P(OpSuite, GistPrefillSeesExactlyTheMask) {
   Random random(21);
   for (int round = 0; round < 60; ++round) {
@@ -122,10 +135,14 @@ TEST_P(OpSuite, GistPrefillSeesExactlyTheMask) {
     for (int document = 0; document < 3; ++document) AppendDocument(batch, random, shape, 1 + random.Below(longest));
     PrefillCase c(random, std::move(batch), {1, 1, 64}, 1);
     std::fill(c.q.f32(), c.q.f32() + c.q.size(), 0.0F);
+    for (std::int64_t i = 0; i < c.v.size(); ++i) c.v.f32()[i] = BF16ToF32(F32ToBF16(c.v[i]));
     const double bound = c.Bound();
     // A row moves the mean of n by its distance from it over n; of 64 elements one is nearly half the range away.
     ASSERT_LT(bound, 0.4 / c.Longest() * LargestMagnitude(c.v)) << "the bound could hide a row";
-    ASSERT_TRUE(Near(c.Run(*backend_), c.Run(*ref_), [&](std::int64_t) { return bound; })) << "round " << round;
+    const Guarded want = c.Run(*ref_);
+    for (DType compute : kComputeTypes) {
+      ASSERT_TRUE(Near(c.Run(*backend_, compute), want, [&](std::int64_t) { return bound; })) << "round " << round;
+    }
   }
 }
 
@@ -158,7 +175,7 @@ TEST_P(OpSuite, GistPrefillPackedEqualsAlone) {
   Random random(23);
   for (int levels : {0, 1, 2}) {
     const PrefillCase packed(random, RandomBatch(random, {levels, 4, 2, 3, 1}), {2, 2, 64}, 1);
-    ExpectPackedEqualsAlone(*backend_, packed);
+    for (DType compute : kComputeTypes) ExpectPackedEqualsAlone(*backend_, packed, compute);
   }
 }
 

@@ -92,9 +92,9 @@ struct HeadShape {
   std::int64_t heads() const { return kv_heads * group; }
 };
 
-// GQA ratios 1, 2, 4, 7, 8 and head dims 64, 96, 128, each at least once.
+// GQA ratios 1, 2, 3, 4, 7, 8, 16 and head dims 64, 96, 128, 256, each at least once.
 inline std::vector<HeadShape> HeadShapes() {
-  return {{2, 1, 64}, {2, 2, 64}, {1, 4, 96}, {2, 7, 128}, {1, 8, 64}, {3, 2, 128}};
+  return {{2, 1, 64}, {2, 2, 64}, {1, 4, 96}, {2, 7, 128}, {1, 8, 64}, {3, 2, 128}, {1, 16, 64}, {1, 3, 256}};
 }
 
 // One level of gists in the layout of GistLevel.

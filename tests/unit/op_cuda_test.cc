@@ -62,16 +62,17 @@ TEST(CudaBackend, MoreMemoryThanThereIsIsRefusedAndWorkGoesOn) {
     EXPECT_NE(huge.status().message().find(std::to_string(bytes)), std::string::npos) << huge.status().message();
     EXPECT_NE(huge.status().message().find("free are"), std::string::npos) << huge.status().message();
   }
-  // Memory of a call, too: 2^21 rows against 2^20 units ask for 8 TiB of notes.
+  // Memory of a call, too: a bit for each of 2^28 gists of 2^20 rows. Nothing runs, so the tensors need no memory.
   Result<Buffer> small = device->Allocate(4096);
   ASSERT_TRUE(small.ok());
-  const std::vector<std::int64_t> units((1 << 20) + 1, 0);
-  std::vector<double> sums(std::size_t{1} << 21);
-  const Tensor q = small->View(DType::kF32, {1 << 21, 2}), keys = small->View(DType::kF32, {0, 2});
-  const Tensor best = small->View(DType::kF32, {1 << 21, 1 << 20});
-  const Status refused = device->RouteScore({q, keys, units, best, sums, sums});
+  const std::int64_t rows = 1 << 20, gists = 1 << 28;
+  const Status refused = device->SelectChunks(
+      {.scores = small->View(DType::kF32, {rows, 1, gists}),
+       .kv_heads = 1,
+       .top_k = 1,
+       .chosen = {small->View(DType::kInt32, {rows, 1, gists}), small->View(DType::kInt32, {rows, 1})}});
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted) << refused.ToString();
-  EXPECT_NE(refused.message().find("RouteScore"), std::string::npos) << refused.message();
+  EXPECT_NE(refused.message().find("SelectChunks"), std::string::npos) << refused.message();
 
   std::int32_t three[3] = {1, 2, 3}, back[3] = {};
   const Tensor place = small->View(DType::kInt32, {3});

@@ -125,6 +125,7 @@ TEST_P(OpErrors, GistPrefill) {
   bad("tokens.level", [](Args& a) { a.rules.top_level = kRawLevel; });
   bad("H", [](Args& a) { a.q = a.out = a.q.Reshape({a.q.dims[0], 4, 8}), a.k.dims[1] = a.v.dims[1] = 3; });
   bad("v", [](Args& a) { a.v.dims[2] = 4; });
+  bad("compute", [](Args& a) { a.compute = DType::kF16; });
   std::vector<GistToken> tokens = batch.tokens;
   bad("tokens.chunk", [&](Args& a) { tokens.back().chunk = 0, a.tokens = tokens; });
   tokens = batch.tokens;
@@ -270,6 +271,12 @@ TEST_P(OpErrors, RouteScore) {
   bad("best", [](RouteScoreArgs& a) { a.best.dims[1] = 1; });
   bad("sum", [](RouteScoreArgs& a) { a.sum = a.sum.subspan(1); });
   bad("sum_squares", [](RouteScoreArgs& a) { a.sum_squares = {}; });
+  const std::vector<std::int64_t> others = {0, 3, 6};
+  RouteScoreArgs second = args;
+  second.unit_begin = others;
+  const RouteScoreArgs heads[] = {args, second};
+  const Status refused = backend_->RouteScores(heads);
+  EXPECT_EQ(refused.message(), "RouteScore: unit_begin must be the same for all heads");
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OpErrors, ::testing::ValuesIn(RefusingCandidates()),

@@ -178,10 +178,13 @@ class OnDevice final : public Backend {
       }
     });
   }
-  Status DoRouteScore(const RouteScoreArgs& args) override {
-    return Call(&Backend::RouteScore, args, [](RouteScoreArgs& a, Mirrors& mirror) {
-      a.q = mirror(a.q), a.keys = mirror(a.keys), a.best = mirror(a.best);
-    });
+  Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {
+    std::vector<RouteScoreArgs> all(heads.begin(), heads.end());
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    for (RouteScoreArgs& a : all) a.q = mirror(a.q), a.keys = mirror(a.keys), a.best = mirror(a.best);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(device_->RouteScores(all));
+    return mirror.BringBack();
   }
 
   std::unique_ptr<Backend> device_;

@@ -309,6 +309,30 @@ TEST_P(OpSuite, RouteScore) {
   }
 }
 
+TEST_P(OpSuite, RouteScoresTogetherEqualThoseAlone) {
+  Random random(37);
+  for (DType type : {DType::kF32, DType::kBF16}) {
+    RouteCase c(random, type, 40, 128, 300);  // some 5,000 chunks: several ranges
+    const Guarded other_q = random.Make(DType::kF32, {40, 128});
+    Guarded other_keys = random.Make(type, {(*c.keys).dims[0], 128});
+    const RouteResult first(*backend_, c, c.q);
+    RouteResult both[2] = {first, first};
+    const RouteScoreArgs heads[] = {{other_q, other_keys, c.unit_begin, both[0].best, both[0].sum, both[0].squares},
+                                    {c.q, c.keys, c.unit_begin, both[1].best, both[1].sum, both[1].squares}};
+    ASSERT_TRUE(Succeeds(backend_->RouteScores(heads)));
+    EXPECT_TRUE(SameBits(first.best, both[1].best));
+    EXPECT_EQ(first.sum, both[1].sum);
+    EXPECT_EQ(first.squares, both[1].squares);
+    c.keys = Guarded(other_keys);
+    const RouteResult want(*ref_, c, other_q);
+    const double bound = 130 * kEps * LargestNorm(other_q, 128) * LargestNorm(c.keys, 128);
+    for (std::int64_t i = 0; i < want.best.size(); ++i) {
+      if (c.unit_begin[i % 300] == c.unit_begin[i % 300 + 1]) continue;
+      ASSERT_NEAR(both[0].best[i], want.best[i], bound);
+    }
+  }
+}
+
 TEST_P(OpSuite, RouteScoreRowsStandAlone) {
   Random random(35);
   const RouteCase c(random, DType::kBF16, 37, 64, 60);

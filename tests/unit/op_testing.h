@@ -18,7 +18,7 @@
 
 #include "base/float16.h"
 #include "kernels/backend.h"
-#include "kernels/cpu_isa.h"
+#include "kernels/cpu/isa.h"
 
 namespace unfold {
 

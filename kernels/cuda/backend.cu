@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/prefill.cuh"
+#include "kernels/cuda/products.h"
+
+namespace unfold {
+
+CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context)
+    : context_(std::move(context)),
+      tensor_cores_(std::make_unique<TensorCoreProducts>(*context_)),
+      prefill_plan_(std::make_unique<DevicePrefillPlan>(*context_)) {}
+
+CudaBackend::~CudaBackend() = default;
+
+Result<Buffer> CudaBackend::Allocate(std::size_t bytes) { return context_->MakeBuffer(bytes); }
+
+Status CudaBackend::Upload(const Tensor& device, const void* host) {
+  if (device.bytes() == 0) return Status::Ok();
+  if (device.data == nullptr || host == nullptr) return Status::InvalidArgument("Upload: no memory");
+  return context_->CopyIn(device.data, host, device.bytes());
+}
+
+Status CudaBackend::Download(void* host, const Tensor& device) {
+  if (device.bytes() == 0) return context_->Settle();
+  if (device.data == nullptr || host == nullptr) return Status::InvalidArgument("Download: no memory");
+  return context_->CopyOut(host, device.data, device.bytes());
+}
+
+Result<Tensor> CudaBackend::ImportWeights(const Tensor& host) {
+  UNFOLD_TRY_ASSIGN(Buffer memory, Allocate(host.bytes()));
+  Tensor device = host;
+  device.data = memory.data();
+  UNFOLD_TRY(Upload(device, host.data));
+  weights_.push_back(std::move(memory));
+  return device;
+}
+
+Result<std::unique_ptr<Backend>> MakeCudaBackend() {
+  UNFOLD_TRY_ASSIGN(std::unique_ptr<CudaContext> context, CudaContext::Make());
+  return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(std::move(context)));
+}
+
+}  // namespace unfold

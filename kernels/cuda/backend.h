@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// CudaBackend: the operations on one NVIDIA GPU of compute capability 8.0 or above (kernels are built for 8.0 and
+// 9.0). Work is queued on one stream; a call returns before its kernels have run, and Download waits. Sums are f32 in
+// an order that the shapes of one row fix, so a row's bits depend on that row alone.
+//
+// Values inside tensors are checked by the kernels that read them, and told by the next Download or Settle. Host memory
+// of a call (spans) is copied before the call returns.
+//
+// Thread-compatible, like Backend. Included by .cu files only.
+#ifndef UNFOLD_KERNELS_CUDA_BACKEND_H_
+#define UNFOLD_KERNELS_CUDA_BACKEND_H_
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/context.h"
+
+namespace unfold {
+
+class DevicePrefillPlan;
+class TensorCoreProducts;
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(std::unique_ptr<CudaContext> context);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return "cuda"; }
+  Result<Buffer> Allocate(std::size_t bytes) override;
+  Status Upload(const Tensor& device, const void* host) override;
+  Status Download(void* host, const Tensor& device) override;
+  Result<Tensor> ImportWeights(const Tensor& host) override;
+
+ private:
+  Status DoEmbed(const EmbedArgs& args) override;
+  Status DoRmsNorm(const RmsNormArgs& args) override;
+  Status DoMatMuls(std::span<const MatMulArgs> products) override;
+  Status DoRope(const RopeArgs& args) override;
+  Status DoSwiGlu(const SwiGluArgs& args) override;
+  Status DoGistPrefill(const GistPrefillArgs& args) override;
+  Status DoUnfold(const UnfoldArgs& args) override;
+  Status DoGistScore(const GistScoreArgs& args) override;
+  Status DoSelectChunks(const SelectChunksArgs& args) override;
+  Status DoSparseAttention(const SparseAttentionArgs& args) override;
+  Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
+
+  std::unique_ptr<CudaContext> context_;
+  std::unique_ptr<TensorCoreProducts> tensor_cores_;
+  std::unique_ptr<DevicePrefillPlan> prefill_plan_;
+  std::vector<Buffer> weights_;  // of ImportWeights
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_BACKEND_H_

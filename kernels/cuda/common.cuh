@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What CUDA kernels share: loads that widen, sums over a warp in fixed order, notes of bad values, launch arithmetic.
+#ifndef UNFOLD_KERNELS_CUDA_COMMON_CUH_
+#define UNFOLD_KERNELS_CUDA_COMMON_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/context.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+using Index = std::int64_t;
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffU;
+
+__device__ __forceinline__ float Widen(float value) { return value; }
+__device__ __forceinline__ float Widen(__half value) { return __half2float(value); }
+__device__ __forceinline__ float Widen(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float Widen(std::int8_t value) { return static_cast<float>(value); }
+
+// Sums and maxima of all lanes, the same bits in every lane: a tree that depends on lane numbers alone.
+__device__ __forceinline__ float WarpSum(float value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+__device__ __forceinline__ double WarpSum(double value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+
+// The sum over a block of up to 1,024 threads, in every thread. `shared` has 32 entries; a barrier stands before and
+// after its use.
+template <typename T>
+__device__ T BlockSum(T value, T* shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = (blockDim.x + kWarp - 1) / kWarp;
+  value = WarpSum(value);
+  __syncthreads();
+  if (lane == 0) shared[warp] = value;
+  __syncthreads();
+  T sum = 0;
+  for (int w = 0; w < warps; ++w) sum += shared[w];
+  return sum;
+}
+
+// Notes a bad value. Of one call the lowest index is kept, of several the first call.
+__device__ __forceinline__ void NoteFault(const FaultSink& sink, FaultKind kind, Index index, std::int32_t value,
+                                          Index limit) {
+  FaultNote& note = sink.notes[static_cast<int>(kind)];
+  if (atomicMin(&note.call, sink.call) < sink.call) return;
+  note.limit = limit;  // the same from all threads of a call
+  atomicMin(&note.index_and_value, static_cast<unsigned long long>(index) << 32 | static_cast<std::uint32_t>(value));
+}
+
+// Whether `value` is in [0, limit); notes it if not.
+__device__ __forceinline__ bool InRange(const FaultSink& sink, FaultKind kind, Index index, std::int32_t value,
+                                        Index limit) {
+  if (value >= 0 && value < limit) return true;
+  NoteFault(sink, kind, index, value, limit - 1);
+  return false;
+}
+
+__host__ __device__ constexpr Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigned>(CeilDiv(work, per_block)); }
+
+// Calls `run` with a null pointer of the type that holds elements of `type`.
+template <typename Run>
+void WithWeightType(DType type, Run run) {
+  switch (type) {
+    case DType::kF16: return run(static_cast<const __half*>(nullptr));
+    case DType::kBF16: return run(static_cast<const __nv_bfloat16*>(nullptr));
+    default: return run(static_cast<const float*>(nullptr));
+  }
+}
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_COMMON_CUH_

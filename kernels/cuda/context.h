@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// CudaContext: one device, one stream, the cuBLASLt handle, and what goes wrong on them as Status.
+//
+// Two kinds of trouble come late. A kernel that meets a bad value (an id outside the table) leaves its output row
+// alone and notes the value in device memory; Settle reads the notes. A device error (an illegal address) makes the
+// CUDA context unusable for good; from then on every call says so.
+//
+// Thread-compatible, like Backend. Included by .cu files only.
+#ifndef UNFOLD_KERNELS_CUDA_CONTEXT_H_
+#define UNFOLD_KERNELS_CUDA_CONTEXT_H_
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+// What a kernel can find wrong with a value inside a tensor. The words are in context.cu.
+enum class FaultKind : int {
+  kEmbedIds,
+  kRopePositions,
+  kUnfoldPositions,
+  kScorePositions,
+  kScoreOffsets,
+  kAttentionPositions,
+  kAttentionOffsets,
+  kScoreParentCounts,
+  kScoreParents,
+  kScoreParentOrder,
+  kSelectParentCounts,
+  kSelectParents,
+  kSelectParentOrder,
+  kChosenCounts,
+  kChosen,
+  kChosenOrder,
+  kNotUnfolded,
+  kCount
+};
+
+// The first bad value of one kind, of the first call that met one. All bits set: none.
+struct FaultNote {
+  unsigned long long index_and_value;  // the lowest index, its value in the low half
+  unsigned long long call;
+  long long limit;  // the largest right value
+};
+
+// Where the kernels of one call note bad values.
+struct FaultSink {
+  FaultNote* notes = nullptr;  // one of each FaultKind
+  unsigned long long call = 0;
+};
+
+class CudaContext {
+ public:
+  // Device 0 of those that CUDA_VISIBLE_DEVICES leaves. Unavailable without a driver or a device.
+  static Result<std::unique_ptr<CudaContext>> Make();
+  ~CudaContext();
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+  cublasLtHandle_t blas() const { return blas_; }
+
+  // Device memory, not initialised. ResourceExhausted names what was asked and what is free.
+  Result<Buffer> MakeBuffer(std::size_t bytes);
+  // Complete on return.
+  Status CopyIn(void* device, const void* host, std::size_t bytes);
+  Status CopyOut(void* host, const void* device, std::size_t bytes);
+
+  // A new call's place for bad values.
+  FaultSink NextCall() { return {notes_, ++calls_}; }
+  // Waits for the stream; the first bad value since the last time, or the device's error.
+  Status Settle();
+  // What `error` means, ok for cudaSuccess; remembers errors that end the context.
+  Status Explain(cudaError_t error, std::string_view what);
+  // The state after kernels were launched.
+  Status Launched(std::string_view op) { return Explain(cudaGetLastError(), op); }
+
+ private:
+  CudaContext() = default;
+  Result<void*> Allocate(std::size_t bytes);
+  Status NoteOf();
+
+  cudaStream_t stream_ = nullptr;
+  cublasLtHandle_t blas_ = nullptr;
+  FaultNote* notes_ = nullptr;
+  unsigned long long calls_ = 0;
+  Status broken_;
+};
+
+// Device memory of one call, given back in the order of the stream, so the host waits for nothing.
+class CallMemory {
+ public:
+  CallMemory(CudaContext& context, std::string_view op) : context_(context), op_(op) {}
+  ~CallMemory();
+  CallMemory(const CallMemory&) = delete;
+  CallMemory& operator=(const CallMemory&) = delete;
+
+  // `count` elements, not initialised. Null after a failure, which status() tells.
+  template <typename T>
+  T* Array(std::int64_t count) {
+    return static_cast<T*>(Take(static_cast<std::size_t>(count) * sizeof(T)));
+  }
+  // All bytes zero.
+  template <typename T>
+  T* Zeros(std::int64_t count) {
+    return static_cast<T*>(Cleared(Take(static_cast<std::size_t>(count) * sizeof(T)), count * sizeof(T)));
+  }
+  // Host memory, copied; the caller may change it at once.
+  template <typename T>
+  const T* Copy(std::span<const T> host) {
+    return static_cast<const T*>(Filled(Take(host.size_bytes()), host.data(), host.size_bytes()));
+  }
+
+  const Status& status() const { return status_; }
+
+ private:
+  void* Take(std::size_t bytes);
+  void* Cleared(void* memory, std::size_t bytes);
+  void* Filled(void* memory, const void* host, std::size_t bytes);
+
+  CudaContext& context_;
+  std::string_view op_;
+  std::vector<void*> taken_;
+  Status status_;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_CONTEXT_H_

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Times single operations of a backend at the sizes of a 7B model, beside what their bytes and flops would take at the
+// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|products]...
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/float16.h"
+#include "kernels/backend.h"
+
+namespace unfold {
+namespace {
+
+[[noreturn]] void Die(const Status& status) {
+  std::fprintf(stderr, "device_bench: %s\n", status.ToString().c_str());
+  std::exit(1);
+}
+void Must(const Status& status) {
+  if (!status.ok()) Die(status);
+}
+
+// Memory that the program keeps, filled with seeded values of about unit variance.
+class Memory {
+ public:
+  explicit Memory(Backend& backend) : backend_(backend), bf16_(kPattern), f32_(kPattern) {
+    std::mt19937_64 engine(1);
+    std::normal_distribution<float> normal;
+    for (std::size_t i = 0; i < kPattern; ++i) {
+      f32_[i] = normal(engine);
+      bf16_[i] = F32ToBF16(f32_[i]);
+    }
+  }
+  Tensor Make(DType type, std::initializer_list<std::int64_t> shape) {
+    Result<Buffer> buffer = backend_.Allocate(Tensor(nullptr, type, shape).bytes());
+    if (!buffer.ok()) Die(buffer.status());
+    buffers_.push_back(*std::move(buffer));
+    const Tensor whole = buffers_.back().View(type, shape);
+    for (std::int64_t at = 0; at < whole.size(); at += kPattern) {
+      const std::int64_t count = std::min<std::int64_t>(kPattern, whole.size() - at);
+      const Tensor part = Tensor(whole.as<char>() + at * DTypeBytes(type), type, {count});
+      Must(backend_.Upload(part, type == DType::kBF16 ? static_cast<const void*>(bf16_.data()) : f32_.data()));
+    }
+    return whole;
+  }
+
+ private:
+  static constexpr std::int64_t kPattern = 1 << 22;
+  Backend& backend_;
+  std::vector<std::uint16_t> bf16_;
+  std::vector<float> f32_;
+  std::vector<Buffer> buffers_;
+};
+
+// Median milliseconds of `run`, which is done when Download of nothing has returned.
+template <typename Run>
+double Median(Backend& backend, int repeats, Run run) {
+  std::vector<double> times;
+  for (int i = 0; i < repeats + 3; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    Must(run());
+    Must(backend.Download(nullptr, Tensor(nullptr, DType::kF32, {0})));
+    if (i >= 3) {
+      times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+    }
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+void Print(const std::string& what, double ms, double bytes, double flops) {
+  std::printf("{\"op\": \"%s\", \"ms\": %.4f, \"gb\": %.3f, \"tb_per_s\": %.3f, \"tflop_per_s\": %.1f}\n", what.c_str(),
+              ms, bytes * 1e-9, bytes * 1e-9 / ms, flops * 1e-9 / ms);
+  std::fflush(stdout);
+}
+
+void Route(Backend& backend) {
+  Memory memory(backend);
+  constexpr std::int64_t kChunks = 1250000, kHeads = 16, kDim = 128, kTokens = 32, kUnit = 200;
+  std::vector<std::int64_t> units;
+  for (std::int64_t c = 0; c <= kChunks; c += kUnit) units.push_back(c);
+  const auto num_units = static_cast<std::int64_t>(units.size()) - 1;
+  std::vector<double> sums(kTokens), squares(kTokens);
+  std::vector<RouteScoreArgs> heads;
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    heads.push_back({memory.Make(DType::kF32, {kTokens, kDim}), memory.Make(DType::kBF16, {kChunks, kDim}), units,
+                     memory.Make(DType::kF32, {kTokens, num_units}), sums, squares});
+  }
+  const double ms = Median(backend, 30, [&] { return backend.RouteScores(heads); });
+  const double keys = static_cast<double>(kHeads) * kChunks * kDim;
+  Print("route 1.25M chunks x 16 heads x 128, 32 tokens", ms, 2 * keys, 2 * kTokens * keys);
+}
+
+// One document of `raw` tokens, chunks of 8 with a gist each.
+void AppendDocument(std::int64_t raw, std::vector<GistToken>& tokens) {
+  GistToken token;
+  for (std::int64_t i = 0; i < raw; ++i) {
+    token.position = static_cast<std::int32_t>(i);
+    token.level = kRawLevel;
+    token.sink = i < 4 ? 1 : 0;
+    tokens.push_back(token);
+    if (i >= 4 && (i - 4) % 8 == 7) {
+      token.level = 0;
+      token.sink = 0;
+      tokens.push_back(token);
+      ++token.chunk;
+      ++token.section[0];
+    }
+  }
+}
+
+void Prefill(Backend& backend, DType compute, std::int64_t raw, int documents) {
+  Memory memory(backend);
+  constexpr std::int64_t kHeads = 28, kKvHeads = 4, kDim = 128;
+  std::vector<GistToken> tokens;
+  std::vector<std::int64_t> begin = {0};
+  for (int d = 0; d < documents; ++d) {
+    AppendDocument(raw, tokens);
+    begin.push_back(static_cast<std::int64_t>(tokens.size()));
+  }
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  GistPrefillArgs args;
+  args.q = memory.Make(DType::kF32, {rows, kHeads, kDim});
+  args.k = memory.Make(DType::kF32, {rows, kKvHeads, kDim});
+  args.v = memory.Make(DType::kF32, {rows, kKvHeads, kDim});
+  args.out = memory.Make(DType::kF32, {rows, kHeads, kDim});
+  args.tokens = tokens;
+  args.sequence_begin = begin;
+  args.rules = {1, 0};
+  args.compute = compute;
+  double pairs = 0;  // that are visible: sinks, gists so far, raw tokens of two chunks
+  for (const GistToken& token : tokens) pairs += 4 + token.chunk + 13;
+  const double ms = Median(backend, 20, [&] { return backend.GistPrefill(args); });
+  Print("prefill " + std::to_string(documents) + " x " + std::to_string(raw) + " " + std::string(DTypeName(compute)),
+        ms, static_cast<double>(args.q.bytes() * 2 + args.k.bytes() * 2), 4 * pairs * kHeads * kDim);
+}
+
+void Products(Backend& backend, std::int64_t rows) {
+  Memory memory(backend);
+  for (const auto& [columns, inner] :
+       {std::pair<std::int64_t, std::int64_t>{3584, 3584}, {1024, 3584}, {18944, 3584}, {3584, 18944}}) {
+    const Tensor x = memory.Make(DType::kF32, {rows, inner}), out = memory.Make(DType::kF32, {rows, columns});
+    const Tensor weight = memory.Make(DType::kBF16, {columns, inner});
+    const double ms = Median(backend, 20, [&] { return backend.MatMul({x, weight, false, out, DType::kBF16}); });
+    Print("product " + std::to_string(rows) + " x " + std::to_string(inner) + " x " + std::to_string(columns), ms,
+          2.0 * static_cast<double>(columns * inner), 2.0 * static_cast<double>(rows * inner * columns));
+  }
+}
+
+int Main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|products]...\n");
+    return 2;
+  }
+  Result<std::unique_ptr<Backend>> made = MakeBackend(argv[1], 0);
+  if (!made.ok()) Die(made.status());
+  Backend& backend = **made;
+  const auto wanted = [&](const std::string& name) {
+    return argc == 2 || std::find(argv + 2, argv + argc, name) != argv + argc;
+  };
+  if (wanted("route")) Route(backend);
+  if (wanted("prefill")) {
+    Prefill(backend, DType::kBF16, 2048, 8);
+    Prefill(backend, DType::kBF16, 16384, 1);
+    Prefill(backend, DType::kBF16, 65536, 1);
+    Prefill(backend, DType::kF32, 2048, 8);
+  }
+  if (wanted("products")) {
+    for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace unfold
+
+int main(int argc, char** argv) { return unfold::Main(argc, argv); }
