@@ -18,9 +18,9 @@ constexpr unsigned kInt32 = ArgCheck::kInt32;
 constexpr std::int64_t kMaxIndex = INT32_MAX;
 
 #if defined(UNFOLD_WITH_CUDA)
-constexpr std::string_view kBackends = "ref, cpu, cuda", kHowToGetCuda;
+constexpr std::string_view kBackends = "ref, cpu, cuda";
 #else
-constexpr std::string_view kBackends = "ref, cpu", kHowToGetCuda = " (cuda: configure with -DUNFOLD_WITH_CUDA=ON)";
+constexpr std::string_view kBackends = "ref, cpu (cuda: configure with -DUNFOLD_WITH_CUDA=ON)";
 #endif
 
 void CheckRope(ArgCheck& check, const RopeTable& rope, std::int64_t head_dim) {
@@ -57,16 +57,15 @@ std::int64_t CheckLevel(ArgCheck& check, const ContextView& context, int level, 
   const GistLevel& gists = context.gists[level];
   check.Shape("context.gists.k", gists.k, kF32, {kv_heads, kAny, head_dim});
   const std::int64_t count = check.ok() ? gists.k.dims[1] : 0;
-  check.Bounds("context.gists.segment", gists.segment, static_cast<std::int64_t>(context.segment_offset.size()), count);
-  if (level > 0 && check.ok()) {
-    check.Bounds("context.gists.child", gists.child, count, context.gists[level - 1].k.dims[1]);
-  }
+  check.Shape("context.gists.segment", gists.segment, kInt32, {context.num_documents() + 1});
+  if (level > 0) check.Shape("context.gists.child", gists.child, kInt32, {count + 1});
   return count;
 }
 
 // All levels, lowest first. Returns the number of chunks.
 std::int64_t CheckLevels(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim) {
   check.Range("context.num_levels", context.num_levels, 1, kMaxGistLevels);
+  check.Shape("context.segment_offset", context.segment_offset, kInt32, {kAny});
   for (int level = 0; level < context.num_levels && check.ok(); ++level) {
     CheckLevel(check, context, level, kv_heads, head_dim);
   }
@@ -98,20 +97,14 @@ std::int64_t CheckContext(ArgCheck& check, const ContextView& context, std::int6
   check.Shape("context.sink_k", context.sink_k, kF32, {kv_heads, kAny, head_dim});
   const std::int64_t sinks = check.ok() ? context.sink_k.dims[1] : 0;
   check.Shape("context.sink_v", context.sink_v, kF32, {kv_heads, sinks, head_dim});
-  check.Bounds("context.segment_sink", context.segment_sink, static_cast<std::int64_t>(context.segment_offset.size()),
-               sinks);
+  check.Shape("context.segment_sink", context.segment_sink, kInt32, {context.num_documents() + 1});
   if (read != GistRead::kChosen || chunks == 0 || !check.ok()) return chunks;
 
-  check.Range("context.chunk_page", static_cast<std::int64_t>(context.chunk_page.size()), chunks, chunks);
-  check.Range("context.chunk_tokens", static_cast<std::int64_t>(context.chunk_tokens.size()), chunks, chunks);
+  check.Shape("context.chunk_page", context.chunk_page, kInt32, {chunks});
+  check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
   check.Shape("context.page_k", context.page_k, kF32, {kAny, kv_heads, kAny, head_dim});
-  if (!check.ok()) return chunks;
-  const std::int64_t pages = context.page_k.dims[0], page_tokens = context.page_k.dims[2];
-  check.Shape("context.page_v", context.page_v, kF32, {pages, kv_heads, page_tokens, head_dim});
-  for (std::int64_t c = 0; c < chunks && check.ok(); ++c) {
-    check.That(context.chunk_page[c] < pages, "context.chunk_page", "names a page past the last");
-    check.Range("context.chunk_tokens", context.chunk_tokens[c], 0, page_tokens);
-  }
+  check.Shape("context.page_v", context.page_v, kF32,
+              {context.page_k.dims[0], kv_heads, context.page_k.dims[2], head_dim});
   return chunks;
 }
 
@@ -243,9 +236,10 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   CheckRope(check, args.rope, head_dim);
   check.That(args.scale > 0, "scale", "must be above 0");
-  check.Range("prefix_tokens", args.prefix_tokens, 0, kMaxIndex).Range("tail_begin", args.tail_begin, 0, kMaxIndex);
+  check.Range("prefix_tokens", args.prefix_tokens, 0, kMaxIndex);
+  check.Range("tail_position", args.tail_position, 0, kMaxIndex);
   const std::int64_t kv_heads = args.tail_k.dims[0];
-  CheckRows(check, "tail_k", args.tail_k, "tail_v", args.tail_v, kv_heads, head_dim, args.tail_begin + rows);
+  CheckRows(check, "tail_k", args.tail_k, "tail_v", args.tail_v, kv_heads, head_dim, 0);
   CheckGroups(check, heads, kv_heads);
   if (args.prefix_tokens > 0) {
     CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv_heads, head_dim, args.prefix_tokens);
@@ -255,14 +249,10 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   for (int level = 0; chunks > 0 && args.read == GistRead::kChosen && level < args.context->num_levels; ++level) {
     CheckChosenGists(check, "chosen", args.chosen[level], rows, kv_heads, args.context->gists[level].k.dims[1]);
   }
-  if (!args.row_documents.empty()) {
-    check.Range("row_documents", static_cast<std::int64_t>(args.row_documents.size()), rows, rows);
-    const std::int64_t documents = with_documents ? static_cast<std::int64_t>(args.context->segment_offset.size()) : 0;
-    for (const std::int32_t seen : args.row_documents) check.Range("row_documents", seen, 0, documents);
-  }
-  if (!args.chunk_mass.empty()) {
+  if (args.row_documents.rank != 0) check.Shape("row_documents", args.row_documents, kInt32, {rows});
+  if (args.chunk_mass.rank != 0) {
     check.That(args.read == GistRead::kChosen, "chunk_mass", "can be had with chosen gists only");
-    check.Range("chunk_mass", static_cast<std::int64_t>(args.chunk_mass.size()), chunks, chunks);
+    check.Shape("chunk_mass", args.chunk_mass, kF32, {chunks});
     check.Range("mass_from", args.mass_from, 0, kMaxIndex);
   }
   check.Shape("out", args.out, kF32, {rows, heads, head_dim});

@@ -3,6 +3,9 @@
 // be given several at once), each with one Args struct that states shapes (letters: tensor.h), types and units. The
 // public method checks them, the private virtual works, so comment and check stand side by side.
 //
+// Tensors lie in the backend's memory, spans in the host's. Shapes, types and spans are checked before a call; values
+// inside tensors by the backend as it reads them.
+//
 // Laws, held by the op suite (tests/unit/op_suite_test.cc) for every backend against `ref`:
 //   - the same call twice gives the same bits; ties go to the lower index;
 //   - a row's result depends on that row alone, never on the batch it ran in. Stored KV equals fresh KV bit for bit;
@@ -107,31 +110,30 @@ struct UnfoldArgs {
 // The gists of one level of a context, document after document. Level 0: one gist per chunk, in chunk order. A gist of
 // level n >= 1 (H-SSA) stands for a run of gists of level n - 1, its children.
 struct GistLevel {
-  // Host memory. m + 1 entries: gists of document j are [segment[j], segment[j+1]).
-  std::span<const std::int32_t> segment;
-  // Host memory. C_n + 1 entries: children of gist s are [child[s], child[s+1]) of the level below. Empty at level 0.
-  std::span<const std::int32_t> child;
-  Tensor k;  // f32 [Hk, C_n, D]
-  Tensor v;  // f32 [Hk, C_n, D]
+  Tensor segment;  // i32 [m + 1]: gists of document j are [segment[j], segment[j+1])
+  Tensor child;  // i32 [C_n + 1]: children of gist s are [child[s], child[s+1]) of the level below. Not set at level 0
+  Tensor k;      // f32 [Hk, C_n, D]
+  Tensor v;      // f32 [Hk, C_n, D]
 };
 
 // The compressed context of a query at one layer: m documents, each encoded alone, keys rotated to positions inside
 // their own document. A query at global position p scores document j rotated to p - segment_offset[j], so a document's
 // keys are valid wherever it is placed (design.md section 6).
 struct ContextView {
-  // Host memory. m entries, then m + 1.
-  std::span<const std::int32_t> segment_offset;  // global position of each document's first token
-  std::span<const std::int32_t> segment_sink;    // sink rows of document j: [segment_sink[j], segment_sink[j+1])
-  Tensor sink_k;                                 // f32 [Hk, sinks, D]   always visible
-  Tensor sink_v;                                 // f32 [Hk, sinks, D]
+  Tensor segment_offset;  // i32 [m]: global position of each document's first token
+  Tensor segment_sink;    // i32 [m + 1]: sink rows of document j are [segment_sink[j], segment_sink[j+1])
+  Tensor sink_k;          // f32 [Hk, sinks, D]   always visible
+  Tensor sink_v;          // f32 [Hk, sinks, D]
   int num_levels = 1;
   std::array<GistLevel, kMaxGistLevels> gists;  // the first num_levels are set; C = C_0 below
-  // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. Host memory, C entries each;
-  // chunk_page[c] < 0 means not unfolded, and choosing such a chunk is an error.
-  std::span<const std::int32_t> chunk_page;
-  std::span<const std::int32_t> chunk_tokens;
-  Tensor page_k;  // f32 [P, Hk, L_max, D]
-  Tensor page_v;  // f32 [P, Hk, L_max, D]
+  // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. chunk_page[c] < 0 means not unfolded,
+  // and choosing such a chunk is an error.
+  Tensor chunk_page;    // i32 [C]
+  Tensor chunk_tokens;  // i32 [C]
+  Tensor page_k;        // f32 [P, Hk, L_max, D]
+  Tensor page_v;        // f32 [P, Hk, L_max, D]
+
+  std::int64_t num_documents() const { return segment_offset.dims[0]; }
 };
 
 // Gists of one level chosen for each query row and key/value head.
@@ -188,14 +190,14 @@ struct SparseAttentionArgs {
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
   std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
-  // Host memory, T entries: row t sees the first row_documents[t] documents. Empty: every row sees all.
-  std::span<const std::int32_t> row_documents;
-  Tensor tail_k;                // f32 [Hk, rows, D], rotated; query row t sees tail rows [0, tail_begin + t]
-  Tensor tail_v;                // f32 [Hk, rows, D]
-  std::int64_t tail_begin = 0;  // tail row of query row 0
-  // Optional (empty span: off), host memory, C entries: += attention mass on each chunk (its gist and raw tokens),
-  // summed over all heads of query rows >= mass_from. For citations; with kChosen only.
-  std::span<double> chunk_mass;
+  Tensor row_documents;  // i32 [T], optional: row t sees the first row_documents[t] documents. Not set: all
+  Tensor tail_k;         // f32 [Hk, rows, D], rotated
+  Tensor tail_v;         // f32 [Hk, rows, D]
+  // Global position of tail row 0: a query row at position p sees tail rows [0, p - tail_position].
+  std::int64_t tail_position = 0;
+  // Optional: += attention mass on each chunk (its gist and raw tokens), summed over all heads of query rows >=
+  // mass_from. For citations; with kChosen only. Bound: that of a weight for each head and row, and of the sum.
+  Tensor chunk_mass;  // f32 [C]
   std::int64_t mass_from = 0;
   Tensor out;  // f32 [T, H, D]
 };

@@ -9,6 +9,8 @@
 #include <numeric>
 #include <string>
 
+#include "kernels/arg_check.h"
+
 namespace unfold {
 namespace {
 
@@ -61,17 +63,29 @@ Status CheckIndices(std::string_view op, std::string_view field, const Tensor& i
   return Status::Ok();
 }
 
+Status CheckContext(std::string_view op, const ContextView& context, bool sinks) {
+  ArgCheck check(op);
+  const std::int64_t documents = context.num_documents();
+  for (int n = 0; n < context.num_levels; ++n) {
+    const GistLevel& level = context.gists[n];
+    check.Bounds("context.gists.segment", Ints(level.segment), documents, level.k.dims[1]);
+    if (n == 0) continue;
+    check.Bounds("context.gists.child", Ints(level.child), level.k.dims[1], context.gists[n - 1].k.dims[1]);
+  }
+  if (sinks) check.Bounds("context.segment_sink", Ints(context.segment_sink), documents, context.sink_k.dims[1]);
+  return check.status();
+}
+
 Status CheckQueryPositions(std::string_view op, const Tensor& positions, const RopeTable& rope,
                            const ContextView* context) {
   UNFOLD_TRY(CheckIndices(op, "positions", positions, rope.cos.dims[0]));
   if (context == nullptr || positions.size() == 0) return Status::Ok();
   const auto* first = positions.as<std::int32_t>();
   const std::int32_t lowest = *std::min_element(first, first + positions.size());
-  for (std::size_t j = 0; j < context->segment_offset.size(); ++j) {
-    const std::int32_t offset = context->segment_offset[j];
+  for (std::int64_t j = 0; j < context->num_documents(); ++j) {
+    const std::int32_t offset = Ints(context->segment_offset)[j];
     if (offset < 0 || offset > lowest) {
-      return Bad(op, "context.segment_offset", static_cast<std::int64_t>(j), offset,
-                 "0 to the first query's position " + std::to_string(lowest));
+      return Bad(op, "context.segment_offset", j, offset, "0 to the first query's position " + std::to_string(lowest));
     }
   }
   return Status::Ok();
@@ -99,6 +113,8 @@ Status CheckLists(std::string_view op, std::string_view field, const ChosenGists
 
 }  // namespace
 
+namespace {
+
 Status CheckChosen(const SparseAttentionArgs& args) {
   for (int level = 0; level < args.context->num_levels; ++level) {
     UNFOLD_TRY(CheckLists("SparseAttention", "chosen", args.chosen[level]));
@@ -108,16 +124,47 @@ Status CheckChosen(const SparseAttentionArgs& args) {
   for (std::int64_t list = 0; list < num_lists; ++list) {
     for (std::int64_t at = list * width; at < list * width + chunks.counts.as<std::int32_t>()[list]; ++at) {
       const std::int32_t chunk = chunks.gists.as<std::int32_t>()[at];
-      if (args.context->chunk_page[chunk] < 0) {
+      const std::int32_t page = Ints(args.context->chunk_page)[chunk];
+      const std::int32_t tokens = Ints(args.context->chunk_tokens)[chunk];
+      const std::int64_t pages = args.context->page_k.dims[0], page_tokens = args.context->page_k.dims[2];
+      if (page < 0) {
         return Bad("SparseAttention", "chosen", at, chunk, "an unfolded chunk (context.chunk_page is below 0)");
+      }
+      if (page >= pages) {
+        return Bad("SparseAttention", "context.chunk_page", chunk, page, "a page below " + std::to_string(pages));
+      }
+      if (tokens < 0 || tokens > page_tokens) {
+        return Bad("SparseAttention", "context.chunk_tokens", chunk, tokens, "0 to " + std::to_string(page_tokens));
       }
     }
   }
   return Status::Ok();
 }
 
+}  // namespace
+
+Status CheckAttention(const SparseAttentionArgs& args) {
+  constexpr std::string_view kOp = "SparseAttention";
+  UNFOLD_TRY(CheckQueryPositions(kOp, args.positions, args.rope, args.context));
+  const std::int64_t tail_end = args.tail_position + args.tail_k.dims[1];
+  for (std::int64_t t = 0; t < args.positions.size(); ++t) {
+    const std::int32_t position = Ints(args.positions)[t];
+    if (position < args.tail_position || position >= tail_end) {
+      return Bad(kOp, "positions", t, position,
+                 "a row of the tail, " + std::to_string(args.tail_position) + " to " + std::to_string(tail_end - 1));
+    }
+  }
+  const std::int64_t documents = args.context == nullptr ? 0 : args.context->num_documents();
+  if (args.row_documents.rank != 0) UNFOLD_TRY(CheckIndices(kOp, "row_documents", args.row_documents, documents + 1));
+  if (args.context == nullptr) return Status::Ok();
+  UNFOLD_TRY(CheckContext(kOp, *args.context, true));
+  const bool chooses = args.read == GistRead::kChosen && args.context->gists[0].k.dims[1] > 0;
+  return chooses ? CheckChosen(args) : Status::Ok();
+}
+
 Status CheckParents(std::string_view op, const ContextView* context, int level, const ChosenGists& parents) {
   if (parents.gists.rank == 0 || context == nullptr || level + 1 >= context->num_levels) return Status::Ok();
+  UNFOLD_TRY(CheckContext(op, *context, false));
   return CheckLists(op, "parents", parents);
 }
 
@@ -129,7 +176,7 @@ void CollectCandidates(const ContextView& context, int level, const ChosenGists&
     std::iota(candidates->begin(), candidates->end(), 0);
     return;
   }
-  const std::span<const std::int32_t> child = context.gists[level + 1].child;
+  const std::span<const std::int32_t> child = Ints(context.gists[level + 1].child);
   const auto* chosen = parents.gists.as<std::int32_t>() + list * parents.gists.dims[2];
   for (std::int32_t i = 0; i < parents.counts.as<std::int32_t>()[list]; ++i) {
     for (std::int32_t gist = child[chosen[i]]; gist < child[chosen[i] + 1]; ++gist) candidates->push_back(gist);

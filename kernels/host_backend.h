@@ -5,6 +5,7 @@
 #ifndef UNFOLD_KERNELS_HOST_BACKEND_H_
 #define UNFOLD_KERNELS_HOST_BACKEND_H_
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -23,12 +24,21 @@ class HostBackend : public Backend {
 // Each value of `indices` is in [0, limit).
 Status CheckIndices(std::string_view op, std::string_view field, const Tensor& indices, std::int64_t limit);
 
+// The values of an int32 tensor in host memory; none when it is not set.
+inline std::span<const std::int32_t> Ints(const Tensor& tensor) {
+  return {tensor.as<const std::int32_t>(), tensor.rank == 0 ? 0 : static_cast<std::size_t>(tensor.size())};
+}
+
+// Segments and children of all levels: they begin at 0, do not descend and end at their total. With `sinks` theirs too.
+Status CheckContext(std::string_view op, const ContextView& context, bool sinks);
+
 // Each position has a row in the table, also when counted from the first token of any document before it.
 Status CheckQueryPositions(std::string_view op, const Tensor& positions, const RopeTable& rope,
                            const ContextView* context);
 
-// Chosen gists of each level ascend and exist, and chosen chunks are unfolded. Only for calls that read them.
-Status CheckChosen(const SparseAttentionArgs& args);
+// What a call of SparseAttention reads of its tensors of integers: positions have a row in the table and in the tail,
+// rows see documents that exist, chosen gists of each level ascend and exist, chosen chunks are unfolded.
+Status CheckAttention(const SparseAttentionArgs& args);
 // Likewise for the parents of candidates of `level`, when they are set.
 Status CheckParents(std::string_view op, const ContextView* context, int level, const ChosenGists& parents);
 // The gists of `level` that are candidates for entry `list` of `parents`, ascending (GistScoreArgs).

@@ -200,6 +200,7 @@ class RefBackend final : public HostBackend {
 
   Status DoGistScore(const GistScoreArgs& args) override {
     UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+    UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
     UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
     const ContextView& context = *args.context;
     const GistLevel& level = context.gists[args.level];
@@ -209,8 +210,9 @@ class RefBackend final : public HostBackend {
       const Index kv_head = row % heads / (heads / kv_heads);
       CollectCandidates(context, args.level, args.parents, row / heads * kv_heads + kv_head, &candidates);
       for (std::size_t i = 0; i < candidates.size(); ++i) {
-        const auto document = std::upper_bound(level.segment.begin() + 1, level.segment.end(), candidates[i]);
-        const Index offset = context.segment_offset[document - level.segment.begin() - 1];
+        const std::span<const std::int32_t> segment = Ints(level.segment);
+        const auto document = std::upper_bound(segment.begin() + 1, segment.end(), candidates[i]);
+        const Index offset = Ints(context.segment_offset)[document - segment.begin() - 1];
         const Index position = args.positions.as<std::int32_t>()[row / heads] - offset;
         const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
         const double score = Dot(query, level.k, kv_head * gists + candidates[i]);
@@ -262,21 +264,23 @@ class RefBackend final : public HostBackend {
   }
 
   Status DoSparseAttention(const SparseAttentionArgs& args) override {
-    UNFOLD_TRY(CheckQueryPositions("SparseAttention", args.positions, args.rope, args.context));
-    const bool choose =
-        args.context != nullptr && args.read == GistRead::kChosen && args.context->gists[0].k.dims[1] > 0;
-    if (choose) UNFOLD_TRY(CheckChosen(args));
+    UNFOLD_TRY(CheckAttention(args));
     const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
+    std::vector<double> mass(args.chunk_mass.rank == 0 ? 0 : static_cast<std::size_t>(args.chunk_mass.size()));
     for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
       Attention attention;
       AddOwn(args, row, args.prefix_k, args.prefix_v, args.prefix_tokens, &attention);
       if (args.context != nullptr) AddDocuments(args, row, &attention);
-      AddOwn(args, row, args.tail_k, args.tail_v, args.tail_begin + row / heads + 1, &attention);
+      const Index position = Ints(args.positions)[row / heads];
+      AddOwn(args, row, args.tail_k, args.tail_v, position - args.tail_position + 1, &attention);
       const std::vector<double> weights = attention.Finish(head_dim, args.out.as<float>() + row * head_dim);
-      if (args.chunk_mass.empty() || row / heads < args.mass_from) continue;
+      if (mass.empty() || row / heads < args.mass_from) continue;
       for (std::size_t j = 0; j < weights.size(); ++j) {
-        if (attention.chunks[j] >= 0) args.chunk_mass[attention.chunks[j]] += weights[j];
+        if (attention.chunks[j] >= 0) mass[attention.chunks[j]] += weights[j];
       }
+    }
+    for (std::size_t c = 0; c < mass.size(); ++c) {
+      args.chunk_mass.as<float>()[c] = static_cast<float>(At(args.chunk_mass, static_cast<Index>(c)) + mass[c]);
     }
     return Status::Ok();
   }
@@ -299,26 +303,27 @@ class RefBackend final : public HostBackend {
     const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0], t = row / heads;
     const Index kv_head = row % heads * kv_heads / heads, list = t * kv_heads + kv_head;
     const Index sinks = context.sink_k.dims[1];
-    const auto documents = static_cast<Index>(context.segment_offset.size());
-    const Index seen = args.row_documents.empty() ? documents : args.row_documents[t];
+    const Index seen = args.row_documents.rank == 0 ? context.num_documents() : Ints(args.row_documents)[t];
     for (Index j = 0; j < seen; ++j) {
-      const Index position = args.positions.as<std::int32_t>()[t] - context.segment_offset[j];
+      const Index position = args.positions.as<std::int32_t>()[t] - Ints(context.segment_offset)[j];
       const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
       const auto add = [&](const Tensor& k, const Tensor& v, Index key, Index chunk) {
         attention->Add(args.scale * Dot(query, k, key), v, key, head_dim, chunk);
       };
-      for (Index s = context.segment_sink[j]; s < context.segment_sink[j + 1]; ++s) {
+      const std::span<const std::int32_t> sink = Ints(context.segment_sink);
+      for (Index s = sink[j]; s < sink[j + 1]; ++s) {
         add(context.sink_k, context.sink_v, kv_head * sinks + s, -1);
       }
       for (int n = 0; n < context.num_levels; ++n) {
         const GistLevel& level = context.gists[n];
         const Index gists = level.k.dims[1];
-        for (Index c = level.segment[j]; c < level.segment[j + 1]; ++c) {
+        for (Index c = Ints(level.segment)[j]; c < Ints(level.segment)[j + 1]; ++c) {
           if (args.read == GistRead::kChosen && !IsChosen(args.chosen[n], list, c)) continue;
           add(level.k, level.v, kv_head * gists + c, n == 0 ? c : -1);
           if (n > 0 || args.read != GistRead::kChosen) continue;
-          const Index first = (context.chunk_page[c] * kv_heads + kv_head) * context.page_k.dims[2];
-          for (Index raw = 0; raw < context.chunk_tokens[c]; ++raw) add(context.page_k, context.page_v, first + raw, c);
+          const Index first = (Ints(context.chunk_page)[c] * kv_heads + kv_head) * context.page_k.dims[2];
+          for (Index raw = 0; raw < Ints(context.chunk_tokens)[c]; ++raw)
+            add(context.page_k, context.page_v, first + raw, c);
         }
       }
     }

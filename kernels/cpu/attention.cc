@@ -27,8 +27,7 @@ class KeyGatherer {
     scratch.chunk_ends.clear();
     scratch.level_ends.clear();
     if (args.context == nullptr) return;
-    documents_ = args.row_documents.empty() ? static_cast<Index>(args.context->segment_offset.size())
-                                            : args.row_documents[static_cast<std::size_t>(row)];
+    documents_ = args.row_documents.rank == 0 ? args.context->num_documents() : Ints(args.row_documents)[row];
   }
 
   void Gather() {
@@ -36,7 +35,7 @@ class KeyGatherer {
     for (Index j = 0; j < documents_; ++j) AddSinks(j);
     scratch_.chunks_begin = Count();
     if (documents_ > 0) args_.read == GistRead::kChosen ? AddChosen() : AddAllGists();
-    AddOwn(args_.tail_k, args_.tail_v, args_.tail_begin + row_ + 1);
+    AddOwn(args_.tail_k, args_.tail_v, Position() - args_.tail_position + 1);
   }
 
  private:
@@ -51,7 +50,7 @@ class KeyGatherer {
     if (Count() > begin) scratch_.spans.push_back({begin, Count(), position});
   }
   void CloseDocument(Index begin, Index document) {
-    CloseSpan(begin, Position() - args_.context->segment_offset[static_cast<std::size_t>(document)]);
+    CloseSpan(begin, Position() - Ints(args_.context->segment_offset)[document]);
   }
 
   void AddOwn(const Tensor& k, const Tensor& v, Index count) {
@@ -63,7 +62,8 @@ class KeyGatherer {
   void AddSinks(Index document) {
     const ContextView& context = *args_.context;
     const Index begin = Count();
-    for (Index s = context.segment_sink[document]; s < context.segment_sink[document + 1]; ++s) {
+    const std::span<const std::int32_t> sink = Ints(context.segment_sink);
+    for (Index s = sink[document]; s < sink[document + 1]; ++s) {
       Add(HeadRow(context.sink_k, kv_head_, s), HeadRow(context.sink_v, kv_head_, s));
     }
     CloseDocument(begin, document);
@@ -77,7 +77,7 @@ class KeyGatherer {
       const Index level_begin = Count();
       for (Index j = 0; j < documents_; ++j) {
         const Index begin = Count();
-        for (Index c = level.segment[j]; c < level.segment[j + 1]; ++c) {
+        for (Index c = Ints(level.segment)[j]; c < Ints(level.segment)[j + 1]; ++c) {
           scratch_.keys.push_back(HeadRow(level.k, kv_head_, c));
           if (!collapsed) scratch_.values.push_back(HeadRow(level.v, kv_head_, c));
         }
@@ -105,7 +105,7 @@ class KeyGatherer {
     const Index gists = level.k.dims[1], list = row_ * kv_heads_ + kv_head_, begin = Count();
     for (; next_ < chosen.counts.as<std::int32_t>()[list]; ++next_) {
       const Index gist = chosen.gists.as<std::int32_t>()[list * gists + next_];
-      if (gist >= level.segment[document + 1]) break;
+      if (gist >= Ints(level.segment)[document + 1]) break;
       Add(HeadRow(level.k, kv_head_, gist), HeadRow(level.v, kv_head_, gist));
       if (n == 0) AddRaw(gist);
     }
@@ -115,8 +115,8 @@ class KeyGatherer {
   void AddRaw(Index chunk) {
     const ContextView& context = *args_.context;
     const Index page_tokens = context.page_k.dims[2], head_dim = context.page_k.dims[3];
-    const Index page_at = (context.chunk_page[chunk] * kv_heads_ + kv_head_) * page_tokens * head_dim;
-    for (Index r = 0; r < context.chunk_tokens[chunk]; ++r) {
+    const Index page_at = (Ints(context.chunk_page)[chunk] * kv_heads_ + kv_head_) * page_tokens * head_dim;
+    for (Index r = 0; r < Ints(context.chunk_tokens)[chunk]; ++r) {
       Add(context.page_k.as<float>() + page_at + r * head_dim, context.page_v.as<float>() + page_at + r * head_dim);
     }
     scratch_.chunk_ends.push_back(Count());
@@ -200,20 +200,19 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
 }
 
 Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
-  UNFOLD_TRY(CheckQueryPositions("SparseAttention", args.positions, args.rope, args.context));
+  UNFOLD_TRY(CheckAttention(args));
   const Index rows = args.q.dims[0], kv_heads = args.tail_k.dims[0];
   const bool chooses = args.context != nullptr && args.read == GistRead::kChosen;
   const Index chunks = chooses ? args.context->gists[0].k.dims[1] : 0;
-  if (chunks > 0) UNFOLD_TRY(CheckChosen(args));
 
   // Mass is kept apart per row and head and added up in their order, so threads do not show in its bits.
   list_begin_.assign(1, 0);
-  const bool with_mass = !args.chunk_mass.empty() && chunks > 0;
+  const bool with_mass = args.chunk_mass.rank != 0 && chunks > 0;
   for (Index list = 0; with_mass && list < rows * kv_heads; ++list) {
     list_begin_.push_back(list_begin_.back() + args.chosen[0].counts.as<std::int32_t>()[list]);
   }
   list_mass_.resize(static_cast<std::size_t>(list_begin_.back()));
-  Index keys = args.prefix_tokens + args.tail_begin + rows;  // roughly, for splitting the work
+  Index keys = args.prefix_tokens + args.tail_k.dims[1];  // roughly, for splitting the work
   if (args.context != nullptr) keys += args.context->sink_k.dims[1] + args.context->gists[0].k.dims[1];
   constexpr Index kMemoryCost = 8;  // multiply-adds in the time that a key's or value's element takes to come
   Split(rows * kv_heads, kMemoryCost * keys * args.q.dims[1] / kv_heads * args.q.dims[2], [&](Index begin, Index end) {
@@ -224,12 +223,15 @@ Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
                 *scratch);
     }
   });
-  for (Index list = args.mass_from * kv_heads; with_mass && list < rows * kv_heads; ++list) {
+  if (!with_mass) return Status::Ok();
+  chunk_mass_.assign(static_cast<std::size_t>(chunks), 0.0);
+  for (Index list = args.mass_from * kv_heads; list < rows * kv_heads; ++list) {
     const auto* chosen = args.chosen[0].gists.as<std::int32_t>() + list * chunks;
     for (Index i = 0; i < args.chosen[0].counts.as<std::int32_t>()[list]; ++i) {
-      args.chunk_mass[chosen[i]] += list_mass_[list_begin_[list] + i];
+      chunk_mass_[chosen[i]] += list_mass_[list_begin_[list] + i];
     }
   }
+  for (Index c = 0; c < chunks; ++c) args.chunk_mass.as<float>()[c] += static_cast<float>(chunk_mass_[c]);
   return Status::Ok();
 }
 

@@ -57,6 +57,7 @@ void MarkBest(const float* scores, Index chunks, const SelectChunksArgs& args, C
 
 Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
   UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+  UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
   UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
   const ContextView& context = *args.context;
   const GistLevel& level = context.gists[args.level];
@@ -73,12 +74,12 @@ Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
       for (Index i = 0; i < count; ++i) scratch->keys[i] = first_key + scratch->candidates[i] * head_dim;
       float* scores = args.scores.as<float>() + (row * heads + kv_head * group) * gists;
       Index from = 0;
-      for (std::size_t j = 0; j < context.segment_offset.size(); ++j) {
+      for (Index j = 0; j < context.num_documents(); ++j) {
         Index to = from;
-        while (to < count && scratch->candidates[to] < level.segment[j + 1]) ++to;
+        while (to < count && scratch->candidates[to] < Ints(level.segment)[j + 1]) ++to;
         if (from == to) continue;
         RotateHeads(args.q, args.rope, row, kv_head, group,
-                    args.positions.as<std::int32_t>()[row] - context.segment_offset[j], *scratch);
+                    args.positions.as<std::int32_t>()[row] - Ints(context.segment_offset)[j], *scratch);
         simd_.dots[0](scratch->heads.data(), group, scratch->keys.data() + from, to - from, head_dim, scores + from,
                       gists, false);
         from = to;

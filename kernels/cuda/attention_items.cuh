@@ -32,12 +32,14 @@ struct AttentionInputs {
   Index heads = 0, kv_heads = 0, head_dim = 0, documents = 0;
   float scale = 1;
   HeadRows prefix, sinks, tail;
-  Index prefix_tokens = 0, tail_begin = 0;
+  Index prefix_tokens = 0, tail_position = 0;
+  const std::int32_t* positions = nullptr;
   const std::int32_t* segment_sink = nullptr;
   int num_levels = 0;
   LevelInputs levels[kMaxGistLevels];
   bool choose = false;
   HeadRows pages;  // [P, Hk, stride, D]
+  Index num_pages = 0;
   const std::int32_t *chunk_page = nullptr, *chunk_tokens = nullptr;
   const std::int32_t* row_documents = nullptr;
   FaultSink faults;
@@ -65,26 +67,39 @@ __device__ inline Index FirstNotBelow(const std::int32_t* sorted, Index count, s
 struct ItemsOfRow {
   const AttentionInputs& in;
   Index t, kv_head, list;
-  Index begin[kKinds + 1];
+  Index begin[kKinds + 1], tail_rows;
 
   __device__ ItemsOfRow(const AttentionInputs& inputs, Index row, Index head)
       : in(inputs), t(row), kv_head(head), list(row * inputs.kv_heads + head) {
-    const Index seen = in.row_documents == nullptr ? in.documents : in.row_documents[t];
+    const Index seen = DocumentsSeen();
     begin[0] = 0;
     begin[kSinks] = CeilDiv(in.prefix_tokens, kWarp);
     begin[kGists] = begin[kSinks] + seen;
     for (int n = 0; n < kMaxGistLevels; ++n) {
       begin[kGists + n + 1] = begin[kGists + n] + (n < in.num_levels ? GistsSeen(n, seen) : 0);
     }
-    begin[kKinds] = begin[kTail] + CeilDiv(TailRows(), kWarp);
+    tail_rows = TailRows();
+    begin[kKinds] = begin[kTail] + CeilDiv(tail_rows, kWarp);
   }
 
   __device__ Index count() const { return begin[kKinds]; }
-  __device__ Index TailRows() const { return in.tail_begin + t + 1; }
+  // Of the tail, which ends with the row's own position.
+  __device__ Index TailRows() const {
+    const Index rows = in.positions[t] - in.tail_position + 1;
+    if (rows >= 1 && rows <= in.tail.stride) return rows;
+    NoteFault(in.faults, FaultKind::kAttentionTail, t, in.positions[t], in.tail_position + in.tail.stride - 1);
+    return 0;
+  }
+  __device__ Index DocumentsSeen() const {
+    if (in.row_documents == nullptr) return in.documents;
+    const std::int32_t seen = in.row_documents[t];
+    return InRange(in.faults, FaultKind::kRowDocuments, t, seen, in.documents + 1) ? seen : 0;
+  }
 
   __device__ Index GistsSeen(int n, Index seen) const {
     const LevelInputs& level = in.levels[n];
     const std::int32_t end = level.segment[seen];
+    if (!InRange(in.faults, FaultKind::kAttentionSegment, seen, end, level.rows.stride + 1)) return 0;
     if (!in.choose) return end;
     const std::int32_t count = level.counts[list];
     if (!InRange(in.faults, FaultKind::kChosenCounts, list, count, level.rows.stride + 1)) return 0;
@@ -93,13 +108,17 @@ struct ItemsOfRow {
 
   __device__ Item At(Index item) const {
     if (item < begin[kSinks]) return Run(in.prefix, item, in.prefix_tokens);
-    if (item >= begin[kTail]) return Run(in.tail, item - begin[kTail], TailRows());
+    if (item >= begin[kTail]) return Run(in.tail, item - begin[kTail], tail_rows);
     if (item >= begin[kGists]) return GistItem(item);
     Item found;
     found.document = item - begin[kSinks];
-    const Index first = in.segment_sink[found.document];
+    const std::int32_t first = in.segment_sink[found.document], end = in.segment_sink[found.document + 1];
+    if (first < 0 || end < first || end > in.sinks.stride) {
+      NoteFault(in.faults, FaultKind::kAttentionSinks, found.document, first, in.sinks.stride);
+      return {};
+    }
     Place(in.sinks, kv_head * in.sinks.stride + first, &found);
-    found.rows = in.segment_sink[found.document + 1] - first;
+    found.rows = end - first;
     return found;
   }
 
@@ -135,7 +154,9 @@ struct ItemsOfRow {
     Item item;
     Place(level.rows, kv_head * level.rows.stride + gist, &item);
     item.rows = 1;
-    item.document = FirstNotBelow(level.segment + 1, in.documents, static_cast<std::int32_t>(gist) + 1);
+    // The last document takes what segments that end too early leave: within memory, and the host made them.
+    item.document =
+        min(FirstNotBelow(level.segment + 1, in.documents, static_cast<std::int32_t>(gist) + 1), in.documents - 1);
     if (n > 0 || !in.choose) return item;
     item.chunk = gist;
     const std::int32_t page = in.chunk_page[gist];
@@ -143,10 +164,15 @@ struct ItemsOfRow {
       NoteFault(in.faults, FaultKind::kNotUnfolded, place, static_cast<std::int32_t>(gist), 0);
       return {};
     }
+    const std::int32_t tokens = in.chunk_tokens[gist];
+    if (!InRange(in.faults, FaultKind::kChunkPage, gist, page, in.num_pages) ||
+        !InRange(in.faults, FaultKind::kChunkTokens, gist, tokens, in.pages.stride + 1)) {
+      return {};
+    }
     const Index first = (Index{page} * in.kv_heads + kv_head) * in.pages.stride;
     item.raw_k = in.pages.k + first * in.head_dim;
     item.raw_v = in.pages.v + first * in.head_dim;
-    item.raw_rows = in.chunk_tokens[gist];
+    item.raw_rows = tokens;
     return item;
   }
 };

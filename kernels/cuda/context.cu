@@ -9,6 +9,7 @@ namespace unfold {
 namespace {
 
 constexpr std::size_t kNumFaults = static_cast<std::size_t>(FaultKind::kCount);
+constexpr std::size_t kNotesBytes = kNumFaults * sizeof(FaultNote);
 
 // How a bad value is told: as the host backends do (host_backend.cc). `want` gets the limit put in at '#'.
 struct FaultWords {
@@ -23,6 +24,7 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"GistScore: positions", "0 to #"},
     {"GistScore: context.segment_offset", "0 to the first query's position #"},
     {"SparseAttention: positions", "0 to #"},
+    {"SparseAttention: positions", "a row of the tail, up to #"},
     {"SparseAttention: context.segment_offset", "0 to the first query's position #"},
     {"GistScore: parents.counts", "0 to #"},
     {"GistScore: parents", "0 to #"},
@@ -34,6 +36,14 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"SparseAttention: chosen", "0 to #"},
     {"SparseAttention: chosen", "ascending gists"},
     {"SparseAttention: chosen", "an unfolded chunk (context.chunk_page is below 0)"},
+    {"SparseAttention: context.chunk_page", "a page up to #"},
+    {"SparseAttention: context.chunk_tokens", "0 to #"},
+    {"SparseAttention: row_documents", "0 to #"},
+    {"GistScore: context.gists.segment", "ascending, up to #"},
+    {"GistScore: context.gists.child", "ascending, up to #"},
+    {"SelectChunks: context.gists.child", "ascending, up to #"},
+    {"SparseAttention: context.gists.segment", "ascending, up to #"},
+    {"SparseAttention: context.segment_sink", "ascending, up to #"},
 }};
 
 Status Tell(std::size_t kind, const FaultNote& note) {
@@ -79,9 +89,12 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
   UNFOLD_TRY(context->Explain(cudaSetDevice(0), "cudaSetDevice"));
   UNFOLD_TRY(context->Explain(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream"));
   if (cublasLtCreate(&context->blas_) != CUBLAS_STATUS_SUCCESS) return Status::Device("cuda: cublasLtCreate failed");
-  UNFOLD_TRY_ASSIGN(void* notes, context->Allocate(kNumFaults * sizeof(FaultNote)));
+  UNFOLD_TRY_ASSIGN(void* notes, context->Allocate(kNotesBytes));
   context->notes_ = static_cast<FaultNote*>(notes);
-  UNFOLD_TRY(context->Explain(cudaMemset(notes, 0xff, kNumFaults * sizeof(FaultNote)), "cudaMemset"));
+  UNFOLD_TRY(context->Explain(cudaMemset(notes, 0xff, kNotesBytes), "cudaMemset"));
+  void* host_notes = nullptr;
+  UNFOLD_TRY(context->Explain(cudaMallocHost(&host_notes, kNotesBytes), "pinned memory"));
+  context->host_notes_ = static_cast<FaultNote*>(host_notes);
   // Memory of calls stays with us between calls.
   cudaMemPool_t pool = nullptr;
   UNFOLD_TRY(context->Explain(cudaDeviceGetDefaultMemPool(&pool, 0), "the memory pool"));
@@ -92,6 +105,7 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
 
 CudaContext::~CudaContext() {
   if (notes_ != nullptr) (void)cudaFree(notes_);
+  if (host_notes_ != nullptr) (void)cudaFreeHost(host_notes_);
   if (blas_ != nullptr) (void)cublasLtDestroy(blas_);
   if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
 }
@@ -120,37 +134,31 @@ Result<Buffer> CudaContext::MakeBuffer(std::size_t bytes) {
   });
 }
 
+// From pageable memory, which all of ours is: the driver has taken the bytes when the call returns, and the copy stands
+// in the stream before the kernels that read it.
 Status CudaContext::CopyIn(void* device, const void* host, std::size_t bytes) {
   UNFOLD_TRY(broken_);
-  UNFOLD_TRY(Explain(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "Upload"));
-  return Explain(cudaStreamSynchronize(stream_), "Upload");
+  return Explain(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "Upload");
 }
 
 Status CudaContext::CopyOut(void* host, const void* device, std::size_t bytes) {
-  UNFOLD_TRY(Settle());
+  UNFOLD_TRY(broken_);
   UNFOLD_TRY(Explain(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "Download"));
-  return Explain(cudaStreamSynchronize(stream_), "Download");
+  return Settle();
 }
 
 Status CudaContext::Settle() {
   UNFOLD_TRY(broken_);
+  UNFOLD_TRY(Explain(cudaMemcpyAsync(host_notes_, notes_, kNotesBytes, cudaMemcpyDeviceToHost, stream_), "Download"));
   UNFOLD_TRY(Explain(cudaStreamSynchronize(stream_), "the work before"));
-  return NoteOf();
-}
-
-Status CudaContext::NoteOf() {
-  std::array<FaultNote, kNumFaults> notes{};
-  UNFOLD_TRY(
-      Explain(cudaMemcpyAsync(notes.data(), notes_, sizeof(notes), cudaMemcpyDeviceToHost, stream_), "Download"));
-  UNFOLD_TRY(Explain(cudaStreamSynchronize(stream_), "Download"));
   std::size_t first = kNumFaults;
   for (std::size_t kind = 0; kind < kNumFaults; ++kind) {
-    if (notes[kind].index_and_value == ~0ULL) continue;
-    if (first == kNumFaults || notes[kind].call < notes[first].call) first = kind;
+    if (host_notes_[kind].index_and_value == ~0ULL) continue;
+    if (first == kNumFaults || host_notes_[kind].call < host_notes_[first].call) first = kind;
   }
   if (first == kNumFaults) return Status::Ok();
-  UNFOLD_TRY(Explain(cudaMemsetAsync(notes_, 0xff, sizeof(notes), stream_), "cudaMemset"));
-  return Tell(first, notes[first]);
+  UNFOLD_TRY(Explain(cudaMemsetAsync(notes_, 0xff, kNotesBytes, stream_), "cudaMemset"));
+  return Tell(first, host_notes_[first]);
 }
 
 Status CudaContext::Explain(cudaError_t error, std::string_view what) {

@@ -31,6 +31,7 @@ enum class FaultKind : int {
   kScorePositions,
   kScoreOffsets,
   kAttentionPositions,
+  kAttentionTail,
   kAttentionOffsets,
   kScoreParentCounts,
   kScoreParents,
@@ -42,6 +43,14 @@ enum class FaultKind : int {
   kChosen,
   kChosenOrder,
   kNotUnfolded,
+  kChunkPage,
+  kChunkTokens,
+  kRowDocuments,
+  kScoreSegment,
+  kScoreChild,
+  kSelectChild,
+  kAttentionSegment,
+  kAttentionSinks,
   kCount
 };
 
@@ -71,8 +80,9 @@ class CudaContext {
 
   // Device memory, not initialised. ResourceExhausted names what was asked and what is free.
   Result<Buffer> MakeBuffer(std::size_t bytes);
-  // Complete on return.
+  // `host` is pageable memory, and may change on return.
   Status CopyIn(void* device, const void* host, std::size_t bytes);
+  // Complete on return; tells bad values and errors of the work before.
   Status CopyOut(void* host, const void* device, std::size_t bytes);
 
   // A new call's place for bad values.
@@ -87,11 +97,11 @@ class CudaContext {
  private:
   CudaContext() = default;
   Result<void*> Allocate(std::size_t bytes);
-  Status NoteOf();
 
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;
   FaultNote* notes_ = nullptr;
+  FaultNote* host_notes_ = nullptr;  // pinned: where Settle reads them
   unsigned long long calls_ = 0;
   Status broken_;
 };

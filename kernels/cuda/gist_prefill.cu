@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(PrefillInputs in, floa
     const int count = static_cast<int>(min(Index{kTileKeys}, keys - first));
     __syncthreads();
     if (threadIdx.x < count) {
-      key_rows[threadIdx.x] = in.shape.KeyRow(tile, first + threadIdx.x);
+      key_rows[threadIdx.x] = *in.shape.KeyRow(tile, first + threadIdx.x);
       key_tokens[threadIdx.x] = in.shape.tokens[key_rows[threadIdx.x]];
     }
     __syncthreads();
@@ -115,6 +115,32 @@ __global__ void __launch_bounds__(kThreads) PrefillKernel(PrefillInputs in, floa
 
 constexpr Index kMaxHeadDim = 256;
 
+// One tile a block, one of its rows a thread: the bits of every mask of the tile.
+__global__ void __launch_bounds__(kTensorCoreTileRows) MaskKernel(PrefillShape shape, unsigned long long* masks) {
+  constexpr int kKeys = CudaPrefillPlan::kMaskKeys;
+  __shared__ GistToken tokens[kKeys];
+  __shared__ Index rows[kKeys];
+  const PrefillTile tile = shape.tiles[blockIdx.x];
+  const Index keys = tile.far_count + tile.near_count, begin = tile.sequence_begin;
+  const Index row = tile.first_row + min(static_cast<int>(threadIdx.x), tile.rows - 1);
+  const GistToken own = shape.tokens[row];
+  Index block = tile.mask_begin;
+  for (Index first = tile.seen_keys; first < keys; first += kKeys, ++block) {
+    const int count = static_cast<int>(min(Index{kKeys}, keys - first));
+    __syncthreads();
+    if (threadIdx.x < count) {
+      rows[threadIdx.x] = *shape.KeyRow(tile, first + threadIdx.x);
+      tokens[threadIdx.x] = shape.tokens[rows[threadIdx.x]];
+    }
+    __syncthreads();
+    unsigned long long mask = 0;
+    for (int key = 0; key < count; ++key) {
+      if (MaySee(shape.rules, row - begin, rows[key] - begin, own, tokens[key])) mask |= 1ULL << key;
+    }
+    masks[block * kTensorCoreTileRows + threadIdx.x] = mask;
+  }
+}
+
 }  // namespace
 
 bool DevicePrefillPlan::Has(const GistPrefillArgs& args, Index tile_rows) const {
@@ -145,19 +171,31 @@ Status DevicePrefillPlan::Make(const GistPrefillArgs& args, Index tile_rows) {
     places[i] = to;
     at += parts[i].size();
   }
-  shape_ = {reinterpret_cast<const GistToken*>(places[0]),
-            reinterpret_cast<const PrefillTile*>(places[1]),
-            reinterpret_cast<const std::int32_t*>(places[2]),
-            reinterpret_cast<const std::int32_t*>(places[3]),
-            static_cast<Index>(plan.tiles.size()),
-            args.rules,
-            0,
-            0};
+  shape_ = {};
+  shape_.tokens = reinterpret_cast<const GistToken*>(places[0]);
+  shape_.tiles = reinterpret_cast<const PrefillTile*>(places[1]);
+  shape_.far = reinterpret_cast<const std::int32_t*>(places[2]);
+  shape_.near = reinterpret_cast<const std::int32_t*>(places[3]);
+  shape_.num_tiles = static_cast<Index>(plan.tiles.size());
+  shape_.rules = args.rules;
+  if (tile_rows == kTensorCoreTileRows) UNFOLD_TRY(MakeMasks(plan.num_masks));
   tokens_.assign(args.tokens.begin(), args.tokens.end());
   sequence_begin_.assign(args.sequence_begin.begin(), args.sequence_begin.end());
   rules_ = args.rules;
   tile_rows_ = tile_rows;
   return Status::Ok();
+}
+
+Status DevicePrefillPlan::MakeMasks(Index num_masks) {
+  const std::size_t bytes = static_cast<std::size_t>(num_masks) * kTensorCoreTileRows * sizeof(unsigned long long);
+  if (bytes > masks_.bytes()) {
+    masks_ = Buffer();
+    UNFOLD_TRY_ASSIGN(masks_, context_.MakeBuffer(bytes + bytes / 4));
+  }
+  auto* masks = static_cast<unsigned long long*>(masks_.data());
+  MaskKernel<<<static_cast<unsigned>(shape_.num_tiles), kTensorCoreTileRows, 0, context_.stream()>>>(shape_, masks);
+  shape_.masks = masks;
+  return context_.Launched("GistPrefill");
 }
 
 Result<PrefillShape> DevicePrefillPlan::For(const GistPrefillArgs& args, Index tile_rows) {

@@ -22,6 +22,11 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
   const int bytes = inside ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
+// The same for 4 bytes.
+__device__ __forceinline__ void CopyAsync4(void* shared, const void* global) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(global) : "memory");
+}
 // Ends a group of copies.
 __device__ __forceinline__ void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits for this thread's copies until at most `kOpen` groups run.

@@ -17,13 +17,14 @@ struct PrefillShape {
   const GistToken* tokens;
   const PrefillTile* tiles;
   const std::int32_t *far, *near;
+  const unsigned long long* masks;  // [masks, tile rows], for tiles of kTensorCoreTileRows rows alone
   Index num_tiles;
   MaskRules rules;
   Index heads, kv_heads;
 
-  // The row of the call that is key `i` of `tile`.
-  __device__ Index KeyRow(const PrefillTile& tile, Index i) const {
-    return i < tile.far_count ? far[tile.far_begin + i] : near[tile.near_begin + i - tile.far_count];
+  // Where the row of the call that is key `i` of `tile` stands.
+  __device__ const std::int32_t* KeyRow(const PrefillTile& tile, Index i) const {
+    return i < tile.far_count ? far + tile.far_begin + i : near + tile.near_begin + i - tile.far_count;
   }
 };
 
@@ -37,13 +38,14 @@ class DevicePrefillPlan {
  private:
   bool Has(const GistPrefillArgs& args, Index tile_rows) const;
   Status Make(const GistPrefillArgs& args, Index tile_rows);
+  Status MakeMasks(Index num_masks);
 
   CudaContext& context_;
   std::vector<GistToken> tokens_;
   std::vector<std::int64_t> sequence_begin_;
   MaskRules rules_;
   Index tile_rows_ = 0;  // 0: there is no plan
-  Buffer memory_;
+  Buffer memory_, masks_;
   PrefillShape shape_{};
 };
 

@@ -18,16 +18,17 @@ CudaPrefillPlan::CudaPrefillPlan(const GistPrefillArgs& args, std::int64_t tile_
     const auto far_begin = static_cast<std::int64_t>(far.size());
     for (std::int64_t first = begin; first < end; first += tile_rows) {
       const std::int64_t last = std::min(first + tile_rows, end);
+      const auto far_before = static_cast<std::int64_t>(far.size());
       for (std::int64_t i = first; i < last; ++i) {
         if (IsFar(args.rules, args.tokens[i])) far.push_back(static_cast<std::int32_t>(i));
       }
-      AddTile(args, begin, first, last, far_begin);
+      AddTile(args, begin, first, last, far_begin, far_before);
     }
   }
 }
 
 void CudaPrefillPlan::AddTile(const GistPrefillArgs& args, std::int64_t sequence_begin, std::int64_t first,
-                              std::int64_t end, std::int64_t far_begin) {
+                              std::int64_t end, std::int64_t far_begin, std::int64_t far_before) {
   const auto near_begin = static_cast<std::int64_t>(near.size());
   const GistToken& own = args.tokens[first];
   // Whether the first row of the tile, and so any of it, may still reach back to this chunk or section. Neither
@@ -55,11 +56,18 @@ void CudaPrefillPlan::AddTile(const GistPrefillArgs& args, std::int64_t sequence
       }
     }
   }
-  tiles.push_back({static_cast<std::int32_t>(first), static_cast<std::int32_t>(end - first),
-                   static_cast<std::int32_t>(sequence_begin), static_cast<std::int32_t>(far_begin),
-                   static_cast<std::int32_t>(static_cast<std::int64_t>(far.size()) - far_begin),
-                   static_cast<std::int32_t>(near_begin),
-                   static_cast<std::int32_t>(static_cast<std::int64_t>(near.size()) - near_begin)});
+  PrefillTile tile{};
+  tile.first_row = static_cast<std::int32_t>(first);
+  tile.rows = static_cast<std::int32_t>(end - first);
+  tile.sequence_begin = static_cast<std::int32_t>(sequence_begin);
+  tile.far_begin = static_cast<std::int32_t>(far_begin);
+  tile.far_count = static_cast<std::int32_t>(static_cast<std::int64_t>(far.size()) - far_begin);
+  tile.near_begin = static_cast<std::int32_t>(near_begin);
+  tile.near_count = static_cast<std::int32_t>(static_cast<std::int64_t>(near.size()) - near_begin);
+  tile.seen_keys = static_cast<std::int32_t>((far_before - far_begin) / kMaskKeys * kMaskKeys);
+  tile.mask_begin = num_masks;
+  num_masks += (tile.keys() - tile.seen_keys + kMaskKeys - 1) / kMaskKeys;
+  tiles.push_back(tile);
 }
 
 }  // namespace unfold

@@ -22,18 +22,26 @@ struct PrefillTile {
   std::int32_t sequence_begin;  // first row of the sequence
   std::int32_t far_begin, far_count;
   std::int32_t near_begin, near_count;
+  // Keys that every row of the tile sees, a multiple of kMaskKeys. Of those from there on each block of kMaskKeys has a
+  // mask: who sees whom, 64 bits for each row of the tile; the tile's blocks begin at mask_begin.
+  std::int32_t seen_keys, mask_begin;
+
+  std::int32_t keys() const { return far_count + near_count; }
 };
 
 struct CudaPrefillPlan {
+  static constexpr std::int32_t kMaskKeys = 64;
+
   std::vector<PrefillTile> tiles;
   std::vector<std::int32_t> far;   // rows of the call, sequence after sequence, ascending
   std::vector<std::int32_t> near;  // tile after tile, ascending
+  std::int32_t num_masks = 0;      // blocks of all tiles
 
   CudaPrefillPlan(const GistPrefillArgs& args, std::int64_t tile_rows);
 
  private:
   void AddTile(const GistPrefillArgs& args, std::int64_t sequence_begin, std::int64_t first, std::int64_t end,
-               std::int64_t far_begin);
+               std::int64_t far_begin, std::int64_t far_before);
 };
 
 }  // namespace unfold

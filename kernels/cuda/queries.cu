@@ -49,6 +49,8 @@ __global__ void RotateKernel(const float* q, const std::int32_t* positions, cons
   out[to + shape.half] = fmaf(b, c, __fmul_rn(a, s));
 }
 
+__device__ __forceinline__ bool IsGist(std::int32_t gist, Index count) { return gist >= 0 && gist < count; }
+
 // One list a block: checks it, then writes the children of its gists one after another.
 __global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t* parent_counts, Index num_parents,
                                  const std::int32_t* child, Index gists, ListFaults kinds, FaultSink faults,
@@ -68,6 +70,12 @@ __global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t
     bool good = InRange(faults, kinds.gists, list * num_parents + i, chosen[i], num_parents);
     if (good && i > 0 && chosen[i - 1] >= chosen[i]) {
       NoteFault(faults, kinds.order, list * num_parents + i, chosen[i], num_parents - 1);
+      good = false;
+    }
+    // Children that ascend from parent to parent fit into the list, whatever else is wrong.
+    if (good && (child[chosen[i]] < 0 || child[chosen[i]] > child[chosen[i] + 1] || child[chosen[i] + 1] > gists ||
+                 (i > 0 && IsGist(chosen[i - 1], num_parents) && child[chosen[i - 1] + 1] > child[chosen[i]]))) {
+      NoteFault(faults, kinds.child, chosen[i], child[chosen[i]], gists);
       good = false;
     }
     if (!good) bad = true;
@@ -100,34 +108,34 @@ __global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t
 }  // namespace
 
 RotatedQueries RotateQueries(CudaContext& context, CallMemory& memory, const Tensor& q, const Tensor& positions,
-                             const RopeTable& rope, const std::int32_t* segment_offset, std::int64_t documents,
-                             const QueryFaults& faults) {
+                             const RopeTable& rope, const Tensor& segment_offset, const QueryFaults& faults) {
+  const Index documents = segment_offset.rank == 0 ? 0 : segment_offset.dims[0];
+  const auto* offsets = segment_offset.as<const std::int32_t>();
   const QueryShape shape{q.dims[0], documents, q.dims[1], q.dims[2] / 2, rope.cos.dims[0]};
   const Index pairs = shape.rows * (documents + 1) * shape.heads * shape.half;
   auto* out = memory.Array<float>(2 * pairs);
   if (out == nullptr || pairs == 0) return {out, documents};
   const FaultSink sink = context.NextCall();
   if (documents > 0) {
-    CheckOffsetsKernel<<<1, kThreads, 0, context.stream()>>>(positions.as<std::int32_t>(), shape.rows, segment_offset,
+    CheckOffsetsKernel<<<1, kThreads, 0, context.stream()>>>(positions.as<std::int32_t>(), shape.rows, offsets,
                                                              documents, faults.offsets, sink);
   }
   RotateKernel<<<Blocks(pairs, kThreads), kThreads, 0, context.stream()>>>(
-      q.as<float>(), positions.as<std::int32_t>(), segment_offset, rope.cos.as<float>(), rope.sin.as<float>(), shape,
+      q.as<float>(), positions.as<std::int32_t>(), offsets, rope.cos.as<float>(), rope.sin.as<float>(), shape,
       faults.positions, sink, out);
   return {out, documents};
 }
 
-Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents,
-                             std::span<const std::int32_t> child, std::int64_t gists, const ListFaults& faults) {
+Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents, const Tensor& child,
+                             std::int64_t gists, const ListFaults& faults) {
   if (parents.gists.rank == 0) return {};
   const Index lists = parents.counts.size();
   auto* candidates = memory.Array<std::int32_t>(lists * gists);
   auto* counts = memory.Array<std::int32_t>(lists);
-  const std::int32_t* device_child = memory.Copy(child);
   if (memory.status().ok() && lists > 0) {
     CandidatesKernel<<<static_cast<unsigned>(lists), kThreads, 0, context.stream()>>>(
-        parents.gists.as<std::int32_t>(), parents.counts.as<std::int32_t>(), parents.gists.dims[2], device_child, gists,
-        faults, context.NextCall(), candidates, counts);
+        parents.gists.as<std::int32_t>(), parents.counts.as<std::int32_t>(), parents.gists.dims[2],
+        child.as<std::int32_t>(), gists, faults, context.NextCall(), candidates, counts);
   }
   return {candidates, counts};
 }

@@ -22,10 +22,9 @@ struct QueryFaults {
   FaultKind positions, offsets;
 };
 
-// `segment_offset` is device memory, m entries. Rows whose position is bad get zeros and a note.
+// `segment_offset` as in ContextView; not set: no documents. Rows whose position is bad get zeros and a note.
 RotatedQueries RotateQueries(CudaContext& context, CallMemory& memory, const Tensor& q, const Tensor& positions,
-                             const RopeTable& rope, const std::int32_t* segment_offset, std::int64_t documents,
-                             const QueryFaults& faults);
+                             const RopeTable& rope, const Tensor& segment_offset, const QueryFaults& faults);
 
 // The lists of candidates under chosen parents, and how many each has.
 struct Candidates {
@@ -35,13 +34,13 @@ struct Candidates {
 
 // The faults that lists of chosen gists can have.
 struct ListFaults {
-  FaultKind counts, gists, order;
+  FaultKind counts, gists, order, child;
 };
 
-// Lists of all candidates when `parents` is not set; `child` is host memory, as in GistLevel. A list with a bad value
-// becomes empty and gets a note.
-Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents,
-                             std::span<const std::int32_t> child, std::int64_t gists, const ListFaults& faults);
+// Lists of all candidates when `parents` is not set; `child` as in GistLevel, `gists` of the level below. A list with a
+// bad value becomes empty and gets a note.
+Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents, const Tensor& child,
+                             std::int64_t gists, const ListFaults& faults);
 
 // How many rows of a call fit into the memory that a call may take when one row takes `bytes`; at least one.
 std::int64_t RowsAtOnce(std::int64_t rows, std::int64_t bytes);

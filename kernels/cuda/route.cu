@@ -92,8 +92,9 @@ __global__ void __launch_bounds__(kThreads) RouteKernel(RouteCall call, Index he
     if (score > largest) largest = score;
   }
   close();
-  head.sums[blockIdx.x / row_tiles * call.rows + t] = sum;
-  head.squares[blockIdx.x / row_tiles * call.rows + t] = sum_squares;
+  const Index at = t * (gridDim.x / row_tiles) + blockIdx.x / row_tiles;
+  head.sums[at] = sum;
+  head.squares[at] = sum_squares;
 }
 
 // One row of one head a block: the ranges' sums, each thread every blockDim-th range, then over the block.
@@ -102,8 +103,8 @@ __global__ void SumRangesKernel(const RouteHead* heads, Index ranges, Index rows
   const RouteHead head = heads[blockIdx.y];
   double sum = 0, square = 0;
   for (Index range = threadIdx.x; range < ranges; range += blockDim.x) {
-    sum += head.sums[range * rows + blockIdx.x];
-    square += head.squares[range * rows + blockIdx.x];
+    sum += head.sums[blockIdx.x * ranges + range];
+    square += head.squares[blockIdx.x * ranges + range];
   }
   sum = BlockSum(sum, shared);
   square = BlockSum(square, shared);

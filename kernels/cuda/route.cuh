@@ -14,7 +14,7 @@ struct RouteHead {
   const float* keys_f32;
   const __nv_bfloat16* keys_bf16;  // [C, D], aligned to 16 bytes
   float* best;                     // [T, units]
-  double *sums, *squares;          // [ranges, T]: of each range's chunks
+  double *sums, *squares;          // [T, ranges]: of each range's chunks
 };
 
 struct RouteCall {
@@ -41,7 +41,7 @@ __device__ __forceinline__ Index UnitOf(const Index* unit_begin, Index units, In
 }
 
 // bf16 keys on tensor cores, kRouteRange chunks a range.
-constexpr Index kRouteRange = 256;
+constexpr Index kRouteRange = 512;
 bool TakesRouteOnTensorCores(Index head_dim);
 Status RouteOnTensorCores(CudaContext& context, const RouteCall& call, Index head_dim);
 

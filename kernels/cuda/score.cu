@@ -23,7 +23,7 @@ struct ScoreShape {
 // A warp takes one candidate at a time: a lane holds every 32nd dim of its key, and meets each head of the group.
 template <int kVectors>
 __global__ void ScoreKernel(RotatedQueries queries, const float* keys, const std::int32_t* segment,
-                            Candidates candidates, ScoreShape shape, float* scores) {
+                            Candidates candidates, ScoreShape shape, float* scores, FaultSink faults) {
   const Index blocks_of_list = CeilDiv(shape.gists, kScoresOfBlock);
   const Index list = blockIdx.x / blocks_of_list, t = list / shape.kv_heads, kv_head = list % shape.kv_heads;
   const Index count = candidates.gists == nullptr ? shape.gists : candidates.counts[list];
@@ -33,7 +33,11 @@ __global__ void ScoreKernel(RotatedQueries queries, const float* keys, const std
   Index document = 0;
   for (Index i = first; i < min(first + kScoresOfWarp, count); ++i) {
     const Index gist = candidates.gists == nullptr ? i : candidates.gists[list * shape.gists + i];
-    while (gist >= segment[document + 1]) ++document;
+    while (document < shape.documents && gist >= segment[document + 1]) ++document;
+    if (document == shape.documents) {  // the segments end too early
+      if (lane == 0) NoteFault(faults, FaultKind::kScoreSegment, document, segment[document], shape.gists);
+      return;
+    }
     float key[kVectors];
 #pragma unroll
     for (int n = 0; n < kVectors; ++n) {
@@ -214,9 +218,8 @@ __global__ void __launch_bounds__(kSelectThreads)
   if (threadIdx.x == 0) counts[list] = written;
 }
 
-std::span<const std::int32_t> ChildOf(const ContextView* context, int level, const ChosenGists& parents) {
-  if (parents.gists.rank == 0) return {};
-  return context->gists[level + 1].child;
+Tensor ChildOf(const ContextView* context, int level, const ChosenGists& parents) {
+  return parents.gists.rank == 0 ? Tensor() : context->gists[level + 1].child;
 }
 
 ChosenGists RowsOf(const ChosenGists& lists, Index begin, Index end) {
@@ -229,22 +232,21 @@ ChosenGists RowsOf(const ChosenGists& lists, Index begin, Index end) {
 Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
   const GistLevel& level = args.context->gists[args.level];
   const Index rows = args.q.dims[0], heads = args.q.dims[1], head_dim = args.q.dims[2];
-  const Index documents = static_cast<Index>(args.context->segment_offset.size());
+  const Index documents = args.context->num_documents();
   const Index row_bytes = (documents + 1) * heads * head_dim * static_cast<Index>(sizeof(float));
   if (head_dim > 256) return Status::InvalidArgument("GistScore: cuda takes D up to 256");
   const Index at_once = RowsAtOnce(rows, row_bytes);
   for (Index begin = 0; begin < rows; begin += at_once) {
     const Index end = std::min(begin + at_once, rows);
     CallMemory memory(*context_, "GistScore");
-    const std::int32_t* offsets = memory.Copy(args.context->segment_offset);
-    const std::int32_t* segment = memory.Copy(level.segment);
     const RotatedQueries queries =
-        RotateQueries(*context_, memory, args.q.Rows(begin, end), args.positions.Rows(begin, end), args.rope, offsets,
-                      documents, {FaultKind::kScorePositions, FaultKind::kScoreOffsets});
+        RotateQueries(*context_, memory, args.q.Rows(begin, end), args.positions.Rows(begin, end), args.rope,
+                      args.context->segment_offset, {FaultKind::kScorePositions, FaultKind::kScoreOffsets});
     const ScoreShape shape{heads, level.k.dims[0], head_dim, level.k.dims[1], documents};
-    const Candidates candidates = CollectCandidates(
-        *context_, memory, RowsOf(args.parents, begin, end), ChildOf(args.context, args.level, args.parents),
-        shape.gists, {FaultKind::kScoreParentCounts, FaultKind::kScoreParents, FaultKind::kScoreParentOrder});
+    const Candidates candidates = CollectCandidates(*context_, memory, RowsOf(args.parents, begin, end),
+                                                    ChildOf(args.context, args.level, args.parents), shape.gists,
+                                                    {FaultKind::kScoreParentCounts, FaultKind::kScoreParents,
+                                                     FaultKind::kScoreParentOrder, FaultKind::kScoreChild});
     UNFOLD_TRY(memory.status());
     const Index blocks = (end - begin) * shape.kv_heads * CeilDiv(shape.gists, kScoresOfBlock);
     if (blocks == 0) continue;
@@ -253,7 +255,8 @@ Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
                         : head_dim <= 128 ? ScoreKernel<4>
                                           : ScoreKernel<8>;
     kernel<<<static_cast<unsigned>(blocks), kScoreThreads, 0, context_->stream()>>>(
-        queries, level.k.as<float>(), segment, candidates, shape, args.scores.Rows(begin, end).as<float>());
+        queries, level.k.as<float>(), level.segment.as<std::int32_t>(), candidates, shape,
+        args.scores.Rows(begin, end).as<float>(), context_->NextCall());
     UNFOLD_TRY(context_->Launched("GistScore"));
   }
   return Status::Ok();
@@ -266,7 +269,8 @@ Status CudaBackend::DoSelectChunks(const SelectChunksArgs& args) {
   CallMemory memory(*context_, "SelectChunks");
   const Candidates candidates =
       CollectCandidates(*context_, memory, args.parents, ChildOf(args.context, args.level, args.parents), gists,
-                        {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder});
+                        {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder,
+                         FaultKind::kSelectChild});
   auto* marks = memory.Zeros<unsigned>(lists * words);
   UNFOLD_TRY(memory.status());
   const SelectShape shape{heads, args.kv_heads, gists, args.top_k, args.top_p, args.scale};

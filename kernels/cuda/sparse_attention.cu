@@ -205,36 +205,37 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// mass[c] = the sum over `lists`, in their order, of lists[l, c].
-__global__ void SumMassKernel(const float* parts, Index lists, Index chunks, double* mass) {
+// mass[c] += the sum over `lists`, in their order, of lists[l, c].
+__global__ void AddMassKernel(const float* parts, Index lists, Index chunks, float* mass) {
   const Index c = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   if (c >= chunks) return;
   double sum = 0;
   for (Index list = 0; list < lists; ++list) sum += double{parts[list * chunks + c]};
-  mass[c] = sum;
+  mass[c] += static_cast<float>(sum);
 }
 
 HeadRows RowsOfHeads(const Tensor& k, const Tensor& v) { return {k.as<float>(), v.as<float>(), k.dims[1]}; }
 
-// The context's part of the inputs; what lies in host memory is copied.
-void SetContext(const SparseAttentionArgs& args, CallMemory& memory, AttentionInputs* in) {
+// The context's part of the inputs.
+void SetContext(const SparseAttentionArgs& args, AttentionInputs* in) {
   const ContextView& context = *args.context;
-  in->segment_sink = memory.Copy(context.segment_sink);
+  in->documents = context.num_documents();
+  in->row_documents = args.row_documents.as<std::int32_t>();
+  in->segment_sink = context.segment_sink.as<std::int32_t>();
   in->sinks = RowsOfHeads(context.sink_k, context.sink_v);
-  in->num_levels = context.num_levels;
   in->choose = args.read == GistRead::kChosen;
+  if (in->choose && context.gists[0].k.dims[1] == 0) return;
+  in->num_levels = context.num_levels;
   for (int n = 0; n < context.num_levels; ++n) {
     const GistLevel& level = context.gists[n];
-    in->levels[n] = {RowsOfHeads(level.k, level.v), memory.Copy(level.segment), args.chosen[n].gists.as<std::int32_t>(),
-                     args.chosen[n].counts.as<std::int32_t>()};
+    in->levels[n] = {RowsOfHeads(level.k, level.v), level.segment.as<std::int32_t>(),
+                     args.chosen[n].gists.as<std::int32_t>(), args.chosen[n].counts.as<std::int32_t>()};
   }
-  if (!in->choose || context.gists[0].k.dims[1] == 0) {
-    in->num_levels = in->choose ? 0 : in->num_levels;
-    return;
-  }
+  if (!in->choose) return;
   in->pages = {context.page_k.as<float>(), context.page_v.as<float>(), context.page_k.dims[2]};
-  in->chunk_page = memory.Copy(context.chunk_page);
-  in->chunk_tokens = memory.Copy(context.chunk_tokens);
+  in->num_pages = context.page_k.dims[0];
+  in->chunk_page = context.chunk_page.as<std::int32_t>();
+  in->chunk_tokens = context.chunk_tokens.as<std::int32_t>();
 }
 
 template <typename Run>
@@ -253,27 +254,26 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   for (ChosenGists& chosen : part.chosen) {
     if (chosen.gists.rank != 0) chosen = {chosen.gists.Rows(begin, end), chosen.counts.Rows(begin, end)};
   }
-  if (!args.row_documents.empty()) part.row_documents = args.row_documents.subspan(begin, end - begin);
-  part.tail_begin = args.tail_begin + begin;
+  if (args.row_documents.rank != 0) part.row_documents = args.row_documents.Rows(begin, end);
   part.mass_from = std::max<Index>(args.mass_from - begin, 0);
   part.out = args.out.Rows(begin, end);
   return part;
 }
 
 Index MostItems(const SparseAttentionArgs& args) {
-  Index most = CeilDiv(args.prefix_tokens, kWarp) + CeilDiv(args.tail_begin + args.q.dims[0], kWarp);
+  Index most = CeilDiv(args.prefix_tokens, kWarp) + CeilDiv(args.tail_k.dims[1], kWarp);
   if (args.context == nullptr) return most;
   for (int n = 0; n < args.context->num_levels; ++n) most += args.context->gists[n].k.dims[1];
-  return most + static_cast<Index>(args.context->segment_offset.size());
+  return most + args.context->num_documents();
 }
 
 Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, const AttentionInputs& in,
                const float2* state) {
-  const Index rows = args.q.dims[0], chunks = static_cast<Index>(args.chunk_mass.size());
+  if (args.chunk_mass.rank == 0) return Status::Ok();
+  const Index rows = args.q.dims[0], chunks = args.chunk_mass.size();
   const Index lists_of_row = in.kv_heads * CeilDiv(in.heads / in.kv_heads, kHeadsAtOnce);
   if (args.mass_from >= rows || chunks == 0) return Status::Ok();
   auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
-  auto* mass = memory.Array<double>(chunks);
   UNFOLD_TRY(memory.status());
   const Index splits = CeilDiv(chunks, kItemsOfSplit);
   WithVectors(in.head_dim, [&](auto vectors) {
@@ -281,13 +281,9 @@ Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionAr
         in, splits, state, parts);
   });
   const Index first = args.mass_from * lists_of_row;
-  SumMassKernel<<<Blocks(chunks, kThreads), kThreads, 0, context.stream()>>>(parts + first * chunks,
-                                                                             rows * lists_of_row - first, chunks, mass);
-  UNFOLD_TRY(context.Launched("SparseAttention"));
-  std::vector<double> found(args.chunk_mass.size());
-  UNFOLD_TRY(context.CopyOut(found.data(), mass, found.size() * sizeof(double)));
-  for (std::size_t c = 0; c < found.size(); ++c) args.chunk_mass[c] += found[c];
-  return Status::Ok();
+  AddMassKernel<<<Blocks(chunks, kThreads), kThreads, 0, context.stream()>>>(
+      parts + first * chunks, rows * lists_of_row - first, chunks, args.chunk_mass.as<float>());
+  return context.Launched("SparseAttention");
 }
 
 Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index splits) {
@@ -298,16 +294,12 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   in.scale = args.scale;
   in.prefix = args.prefix_tokens > 0 ? RowsOfHeads(args.prefix_k, args.prefix_v) : HeadRows{};
   in.tail = RowsOfHeads(args.tail_k, args.tail_v);
-  in.prefix_tokens = args.prefix_tokens, in.tail_begin = args.tail_begin;
+  in.prefix_tokens = args.prefix_tokens, in.tail_position = args.tail_position;
+  in.positions = args.positions.as<std::int32_t>();
   in.faults = context.NextCall();
-  const std::int32_t* offsets = nullptr;
-  if (args.context != nullptr) {
-    in.documents = static_cast<Index>(args.context->segment_offset.size());
-    offsets = memory.Copy(args.context->segment_offset);
-    SetContext(args, memory, &in);
-    if (!args.row_documents.empty()) in.row_documents = memory.Copy(args.row_documents);
-  }
-  in.queries = RotateQueries(context, memory, args.q, args.positions, args.rope, offsets, in.documents,
+  if (args.context != nullptr) SetContext(args, &in);
+  in.queries = RotateQueries(context, memory, args.q, args.positions, args.rope,
+                             args.context == nullptr ? Tensor() : args.context->segment_offset,
                              {FaultKind::kAttentionPositions, FaultKind::kAttentionOffsets});
   const Index heads_of_rows = rows * in.heads;
   const Partials partials{memory.Array<float2>(heads_of_rows * splits),
@@ -331,9 +323,9 @@ Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   if (head_dim > 256) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
   const Index splits = CeilDiv(MostItems(args), kItemsOfSplit);
-  const Index documents = args.context == nullptr ? 0 : static_cast<Index>(args.context->segment_offset.size());
-  const Index row_floats = heads * (splits * (head_dim + 2) + (documents + 1) * head_dim) +
-                           static_cast<Index>(args.chunk_mass.size()) * heads;
+  const Index documents = args.context == nullptr ? 0 : args.context->num_documents();
+  const Index mass = args.chunk_mass.rank == 0 ? 0 : args.chunk_mass.size();
+  const Index row_floats = heads * (splits * (head_dim + 2) + (documents + 1) * head_dim + mass);
   const Index at_once = RowsAtOnce(rows, row_floats * static_cast<Index>(sizeof(float)));
   for (Index begin = 0; begin < rows; begin += at_once) {
     UNFOLD_TRY(AttendRows(*context_, RowsOf(args, begin, std::min(begin + at_once, rows)), splits));

@@ -53,7 +53,7 @@ Status CausalAttention::Attend(int layer, const Tensor& q, const Tensor& k, cons
   args.prefix_v = kv_.v(layer);
   args.tail_k = kv_.k(layer);
   args.tail_v = kv_.v(layer);
-  args.tail_begin = first_;
+  args.tail_position = 0;
   args.out = out;
   return model_.backend().SparseAttention(args);
 }

@@ -13,7 +13,7 @@ namespace {
 
 // First chunk of the shortest run of at most kMaxSourceChunks chunks that no other run exceeds in mass. Empty ends are
 // cut off: a run begins and ends with a chunk that drew attention.
-std::pair<std::int32_t, std::int32_t> BestRun(std::span<const double> mass) {
+std::pair<std::int32_t, std::int32_t> BestRun(std::span<const float> mass) {
   const auto num_chunks = static_cast<std::int32_t>(mass.size());
   const std::int32_t width = std::min(num_chunks, kMaxSourceChunks);
   std::int32_t best = 0;
@@ -66,7 +66,7 @@ Result<std::vector<Source>> CiteSources(const WorkingSet& context, const Attenti
   const double total = std::accumulate(report.chunk_mass.begin(), report.chunk_mass.end(), 0.0);
   if (!(total > 0)) return sources;
   for (const PlacedPart& part : context.parts()) {
-    const std::span<const double> mass(report.chunk_mass.data() + part.first_chunk, part.num_chunks());
+    const std::span<const float> mass(report.chunk_mass.data() + part.first_chunk, part.num_chunks());
     const double part_mass = std::accumulate(mass.begin(), mass.end(), 0.0);
     if (!(part_mass > 0)) continue;
     const auto [begin, end] = BestRun(mass);

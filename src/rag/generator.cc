@@ -197,7 +197,7 @@ Result<bool> Generator::Step(const TextSink& sink) {
   last_token_time_ = Clock::now();
   if (answer_.empty()) first_token_time_ = last_token_time_;
   // The pass that gave the end token gave no token of the answer; an empty answer still cites what its prompt attended.
-  if (!end || answer_.empty()) attention_->CommitPass();
+  if (!end || answer_.empty()) UNFOLD_TRY(attention_->CommitPass());
   if (end) return End(FinishReason::kEnd, sink);
   answer_.push_back(token);
   history_.push_back(token);

@@ -25,7 +25,6 @@ QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::
       check_(std::move(check)) {
   const std::size_t num_chunks = context_ == nullptr ? 0 : static_cast<std::size_t>(context_->num_chunks());
   report_.chunk_mass.assign(num_chunks, 0);
-  pass_mass_.assign(num_chunks, 0);
   seen_.assign(num_chunks, 0);
   report_.first_chosen.resize(model_.config().num_layers);
 }
@@ -33,15 +32,18 @@ QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::
 Status QueryAttention::BeginPass(std::int64_t num_tokens) {
   tail_tokens_ += pass_tokens_;
   pass_tokens_ = num_tokens;
-  row_documents_.clear();
+  row_documents_ = {};
   if (tail_tokens_ + num_tokens > tail_.capacity())
     return Status::Internal("the tail of a query is longer than planned");
-  std::fill(pass_mass_.begin(), pass_mass_.end(), 0);
+  if (mass_.rank == 0 && !report_.chunk_mass.empty()) {
+    const auto chunks = static_cast<std::int64_t>(report_.chunk_mass.size());
+    UNFOLD_TRY_ASSIGN(mass_, mass_memory_.Get(model_.backend(), DType::kF32, {chunks}));
+    UNFOLD_TRY(model_.backend().Upload(mass_, report_.chunk_mass.data()));
+  }
   pass_share_sum_ = 0;
   pass_shares_ = 0;
-  const std::int64_t begin = context_ == nullptr ? prefix_tokens_ : context_->end_position();
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
-  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(begin + tail_tokens_));
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(TailPosition() + tail_tokens_));
   UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
   return Status::Ok();
 }
@@ -49,16 +51,19 @@ Status QueryAttention::BeginPass(std::int64_t num_tokens) {
 Status QueryAttention::BeginLinks(std::int64_t num_links) {
   const auto num_documents = static_cast<std::int64_t>(context_->parts().size());
   UNFOLD_TRY(BeginPass(num_documents * num_links));
+  std::vector<std::int32_t> seen;
   for (std::int64_t row = 0; row < pass_tokens_; ++row) {
-    row_documents_.push_back(static_cast<std::int32_t>(row / num_links + 1));
+    seen.push_back(static_cast<std::int32_t>(row / num_links + 1));
   }
+  UNFOLD_TRY_ASSIGN(row_documents_, documents_memory_.Upload(model_.backend(), seen));
   return Status::Ok();
 }
 
-void QueryAttention::CommitPass() {
-  for (std::size_t c = 0; c < pass_mass_.size(); ++c) report_.chunk_mass[c] += pass_mass_[c];
+Status QueryAttention::CommitPass() {
+  if (mass_.rank != 0) UNFOLD_TRY(model_.backend().Download(report_.chunk_mass.data(), mass_));
   report_.chosen_share_sum += pass_share_sum_;
   report_.num_shares += pass_shares_;
+  return Status::Ok();
 }
 
 Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
@@ -75,17 +80,17 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
   args.prefix_tokens = prefix_tokens_;
   args.tail_k = tail_.k(layer);
   args.tail_v = tail_.v(layer);
-  args.tail_begin = tail_tokens_;
+  args.tail_position = TailPosition();
   args.out = out;
   ContextView view;
   if (context_ != nullptr) {
     view = context_->View(layer);
     args.context = &view;
-    args.read = layer == 0 ? GistRead::kCollapsed : row_documents_.empty() ? GistRead::kChosen : GistRead::kAll;
+    args.read = layer == 0 ? GistRead::kCollapsed : row_documents_.rank == 0 ? GistRead::kChosen : GistRead::kAll;
     args.row_documents = row_documents_;
     if (args.read == GistRead::kChosen && context_->num_chunks() > 0) {
       UNFOLD_TRY(Select(layer, q, view, args));
-      args.chunk_mass = pass_mass_;
+      args.chunk_mass = mass_;
       args.mass_from = pass_tokens_ - 1;
     }
   }

@@ -28,8 +28,8 @@ std::int64_t DefaultTopK(std::int64_t num_tokens, double compression, int group_
 
 // What the answer queries did: the prompt's last token, then each generated token but the last.
 struct AttentionReport {
-  std::vector<double> chunk_mass;  // by chunk of the working set
-  double chosen_share_sum = 0;     // chosen / all chunks, summed over selective layers, key/value heads and queries
+  std::vector<float> chunk_mass;  // by chunk of the working set
+  double chosen_share_sum = 0;    // chosen / all chunks, summed over selective layers, key/value heads and queries
   std::int64_t num_shares = 0;
   // Chunks that the prompt's last token chose: first_chosen[layer][kv head], ascending. Empty for layer 0.
   std::vector<std::vector<std::vector<std::int32_t>>> first_chosen;
@@ -45,13 +45,14 @@ class QueryAttention : public LayerAttention {
   Status BeginPass(std::int64_t num_tokens);
   // Announces a pass over link tokens, `num_links` for each document of the context in order (method.md section 6).
   Status BeginLinks(std::int64_t num_links);
-  // Counts the last pass into the report: its token became part of the answer.
-  void CommitPass();
+  // Counts the last pass into the report: its token became part of the answer. Before the next BeginPass.
+  Status CommitPass();
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
 
   const AttentionReport& report() const { return report_; }
 
  private:
+  std::int64_t TailPosition() const { return context_ == nullptr ? prefix_tokens_ : context_->end_position(); }
   Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   void Record(int layer, std::int64_t num_tokens);
@@ -66,15 +67,15 @@ class QueryAttention : public LayerAttention {
 
   std::int64_t tail_tokens_ = 0;  // before the running pass
   std::int64_t pass_tokens_ = 0;
-  std::vector<std::int32_t> row_documents_;  // in a pass over links: how many documents each row sees
-  ScratchBuffer position_memory_, scores_;
+  Tensor row_documents_;  // in a pass over links: how many documents each row sees
+  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_;
   std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
   Tensor positions_;
   std::vector<std::int32_t> host_chosen_, host_counts_, distinct_;
   std::vector<char> seen_;
 
   AttentionReport report_;
-  std::vector<double> pass_mass_;
+  Tensor mass_;  // f32 by chunk: of all passes so far. Not set without chunks
   double pass_share_sum_ = 0;
   std::int64_t pass_shares_ = 0;
 };

@@ -44,20 +44,44 @@ std::int64_t WorkingSet::num_gists() const {
 
 ContextView WorkingSet::View(int layer) const {
   const LayerKv& kv = layers_[layer];
+  const auto documents = static_cast<std::int64_t>(parts_.size());
   ContextView view;
-  view.segment_offset = segment_offset_;
-  view.segment_sink = segment_sink_;
+  view.segment_offset = device_offset_.View(DType::kInt32, {documents});
+  view.segment_sink = device_sink_.View(DType::kInt32, {documents + 1});
   view.sink_k = SinkView(kv.sink_k);
   view.sink_v = SinkView(kv.sink_v);
   view.num_levels = static_cast<int>(levels_.size());
   for (std::size_t n = 0; n < levels_.size(); ++n) {
-    view.gists[n] = {levels_[n].segment, levels_[n].child, GistView(kv.gist_k[n], n), GistView(kv.gist_v[n], n)};
+    const Level& level = levels_[n];
+    view.gists[n].segment = level.device_segment.View(DType::kInt32, {documents + 1});
+    if (n > 0) view.gists[n].child = level.device_child.View(DType::kInt32, {level.segment.back() + 1});
+    view.gists[n].k = GistView(kv.gist_k[n], n);
+    view.gists[n].v = GistView(kv.gist_v[n], n);
   }
-  view.chunk_page = kv.chunk_page;
-  view.chunk_tokens = chunk_tokens_;
+  view.chunk_page = kv.device_page.View(DType::kInt32, {num_chunks()});
+  view.chunk_tokens = device_tokens_.View(DType::kInt32, {num_chunks()});
   view.page_k = cache_.page_k();
   view.page_v = cache_.page_v();
   return view;
+}
+
+Status WorkingSet::UploadTables() {
+  const auto upload = [&](const std::vector<std::int32_t>& values, Buffer& buffer) -> Status {
+    const auto count = static_cast<std::int64_t>(values.size());
+    if (buffer.data() == nullptr) {
+      UNFOLD_TRY_ASSIGN(buffer, model_.backend().Allocate(values.size() * sizeof(std::int32_t)));
+    }
+    return model_.backend().Upload(buffer.View(DType::kInt32, {count}), values.data());
+  };
+  UNFOLD_TRY(upload(segment_offset_, device_offset_));
+  UNFOLD_TRY(upload(segment_sink_, device_sink_));
+  UNFOLD_TRY(upload(chunk_tokens_, device_tokens_));
+  for (Level& level : levels_) {
+    UNFOLD_TRY(upload(level.segment, level.device_segment));
+    UNFOLD_TRY(upload(level.child, level.device_child));
+  }
+  for (LayerKv& layer : layers_) UNFOLD_TRY(upload(layer.chunk_page, layer.device_page));
+  return Status::Ok();
 }
 
 void WorkingSet::AddChunks(const PlacedPart& part) {
@@ -142,7 +166,7 @@ Status WorkingSet::AllocateLayers() {
     }
     layer.chunk_page.assign(num_chunks(), -1);
   }
-  return Status::Ok();
+  return UploadTables();
 }
 
 Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
@@ -299,7 +323,8 @@ Status WorkingSet::MakeResident(int layer, std::span<const std::int32_t> chunks)
   pages_missed_ += misses.size();
   UNFOLD_TRY(ReadBlocks(layer, misses));
   for (const Miss& miss : misses) UNFOLD_TRY(UnfoldMiss(layer, miss));
-  return Status::Ok();
+  // Found pages can have moved too, when another question's chunks took theirs in between.
+  return model_.backend().Upload(layers_[layer].device_page.View(DType::kInt32, {num_chunks()}), pages.data());
 }
 
 }  // namespace unfold

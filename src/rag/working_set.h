@@ -72,10 +72,12 @@ class WorkingSet {
     Buffer sink_k, sink_v;
     std::array<Buffer, kMaxGistLevels> gist_k, gist_v;
     std::vector<std::int32_t> chunk_page;
+    Buffer device_page;  // chunk_page as of the last MakeResident
   };
   // The gists of one level: where each document's begin, and each gist's children and position inside its document.
   struct Level {
     std::vector<std::int32_t> segment = {0}, child, position;
+    Buffer device_segment, device_child;
   };
 
   WorkingSet(Transformer& model, UnfoldCache& cache) : model_(model), cache_(cache), levels_(1) {}
@@ -84,6 +86,8 @@ class WorkingSet {
   void AddChunks(const PlacedPart& part);
   void AddSections(const GistRules& rules);
   Status AllocateLayers();
+  // Copies the tables of integers that operations read to the backend.
+  Status UploadTables();
   Status LoadGists(const PlacedPart& part, std::size_t index);
   Status EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check);
   // One missing chunk: where it lies.
@@ -103,6 +107,7 @@ class WorkingSet {
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
   std::vector<std::int32_t> segment_offset_, segment_sink_;
+  Buffer device_offset_, device_sink_, device_tokens_;
   std::vector<Level> levels_;
   std::vector<std::int32_t> chunk_tokens_;
   std::vector<std::int32_t> chunk_position_;  // of each chunk's first raw token, inside its document

@@ -49,9 +49,9 @@ std::vector<std::string> RunAllOps(Backend& backend) {
           {.scores = scores, .kv_heads = 4, .top_k = 0, .top_p = 0.5F, .scale = 0.125F, .chosen = {chosen, counts}}),
       counts);
   const Guarded attended = c.Out();
-  std::vector<double> mass(60, 0.0);
-  keep_tensor(backend.SparseAttention(c.Args(attended, mass)), attended);
-  keep(Status::Ok(), mass.data(), mass.size() * sizeof(double));
+  const std::vector<float> mass(60, 0.0F);
+  keep_tensor(backend.SparseAttention(c.Args(attended, TensorOf(mass))), attended);
+  keep(Status::Ok(), mass.data(), mass.size() * sizeof(float));
   SparseAttentionArgs collapsed = c.Args(attended);
   collapsed.read = GistRead::kCollapsed;
   keep_tensor(backend.SparseAttention(collapsed), attended);

@@ -103,7 +103,7 @@ struct LevelCase {
   Guarded k, v;
 
   std::int64_t gists() const { return segment.back(); }
-  GistLevel view() const { return {segment, child, k, v}; }
+  GistLevel view() const { return {TensorOf(segment), child.empty() ? Tensor() : TensorOf(child), k, v}; }
 };
 
 // Documents in the layout of ContextView. Pages stand in random order; unchosen chunks may have none.
@@ -144,7 +144,16 @@ struct ContextCase {
 
   std::int64_t chunks() const { return levels[0].gists(); }
   ContextView view() const {
-    ContextView view{offset, sink, sink_k, sink_v, static_cast<int>(levels.size()), {}, page, tokens, page_k, page_v};
+    ContextView view;
+    view.segment_offset = TensorOf(offset);
+    view.segment_sink = TensorOf(sink);
+    view.sink_k = sink_k;
+    view.sink_v = sink_v;
+    view.num_levels = static_cast<int>(levels.size());
+    view.chunk_page = TensorOf(page);
+    view.chunk_tokens = TensorOf(tokens);
+    view.page_k = page_k;
+    view.page_v = page_v;
     for (std::size_t n = 0; n < levels.size(); ++n) view.gists[n] = levels[n].view();
     return view;
   }
@@ -223,7 +232,7 @@ struct SparseCase {
   }
 
   float scale() const { return 1.0F / std::sqrt(static_cast<float>(shape.head_dim)); }
-  SparseAttentionArgs Args(const Tensor& out, std::span<double> mass = {}) const {
+  SparseAttentionArgs Args(const Tensor& out, const Tensor& mass = {}) const {
     SparseAttentionArgs args;
     args.q = q;
     args.positions = positions;
@@ -236,7 +245,7 @@ struct SparseCase {
     for (std::size_t n = 0; n < chosen.size(); ++n) args.chosen[n] = chosen[n];
     args.tail_k = tail_k;
     args.tail_v = tail_v;
-    args.tail_begin = tail_begin;
+    args.tail_position = context.next_position;
     args.chunk_mass = mass;
     args.out = out;
     return args;

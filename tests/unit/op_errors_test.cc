@@ -145,14 +145,14 @@ TEST_P(OpErrors, ScoreAndSelect) {
   bad("scores", [](GistScoreArgs& a) { a.scores.dims[2] = 4; });
   ContextView view = c.view;
   const std::vector<std::int32_t> few = {0, 5}, wrong = {0, 3, 4}, late = {0, 500};
-  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = few, a.context = &view; });
-  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = wrong, a.context = &view; });
+  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = TensorOf(few), a.context = &view; });
+  bad("context.gists.segment", [&](GistScoreArgs& a) { view.gists[0].segment = TensorOf(wrong), a.context = &view; });
   view = c.view;
   bad("level", [](GistScoreArgs& a) { a.level = 1; });
   bad("parents need a level above", [&](GistScoreArgs& a) { a.parents = {chosen, counts}; });
   bad("context.num_levels", [&](GistScoreArgs& a) { view.num_levels = 4, a.context = &view; });
   view = c.view;
-  bad("context.segment_offset[1]", [&](GistScoreArgs& a) { view.segment_offset = late, a.context = &view; });
+  bad("context.segment_offset[1]", [&](GistScoreArgs& a) { view.segment_offset = TensorOf(late), a.context = &view; });
 
   const SparseCase two(random_, {2, 2, 8}, 2, 1, 0, {3, 2}, {1, 1}, 1, 2);
   Guarded parents(DType::kInt32, {2, 2, 2}), parent_counts(DType::kInt32, {2, 2});
@@ -169,8 +169,8 @@ TEST_P(OpErrors, ScoreAndSelect) {
     Refused(fine, &Backend::GistScore, "GistScore", field, change);
     view = two.view;
   };
-  const std::vector<std::int32_t> orphans = {0, 3, 4};
-  bad_parents("context.gists.child", [&](GistScoreArgs&) { view.gists[1].child = orphans; });
+  const std::vector<std::int32_t> orphans = {0, 3, 6};
+  bad_parents("context.gists.child", [&](GistScoreArgs&) { view.gists[1].child = TensorOf(orphans); });
   bad_parents("parents", [&](GistScoreArgs& a) { a.parents.gists.dims[2] = 1; });
   parents.i32()[2] = 2;
   bad_parents("parents[2] is 2", [](GistScoreArgs&) {});
@@ -193,28 +193,29 @@ TEST_P(OpErrors, ScoreAndSelect) {
 TEST_P(OpErrors, SparseAttention) {
   SparseCase c(random_, {2, 2, 8}, 2, 2, 3, {3, 2}, {1, 1});
   const Guarded out = c.Out();
-  std::vector<double> mass(5);
+  const std::vector<float> mass(5);
   for (std::int64_t list = 0; list < 4; ++list) {
     c.chosen[0].counts.i32()[list] = 2;
     c.chosen[0].gists.i32()[list * 5] = 1;
     c.chosen[0].gists.i32()[list * 5 + 1] = 4;
   }
   using Args = SparseAttentionArgs;
-  const Args args = c.Args(out, mass);
+  const Args args = c.Args(out, TensorOf(mass));
   ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
   const auto bad = [&](std::string_view field, auto change) {
     Refused(args, &Backend::SparseAttention, "SparseAttention", field, change);
   };
   bad("scale", [](Args& a) { a.scale = 0; });
-  bad("tail_k has fewer rows", [](Args& a) { a.tail_begin = 7; });
-  bad("tail_begin", [](Args& a) { a.tail_begin = -1; });
+  bad("tail_position", [](Args& a) { a.tail_position = -1; });
+  bad("positions[0]", [](Args& a) { a.tail_position -= 6; });  // the tail has 8 rows, query row 0 the fourth
+  bad("positions[0]", [](Args& a) { a.tail_position += 4; });
   bad("prefix_k has fewer rows", [](Args& a) { a.prefix_tokens = 4; });
   bad("prefix_k", [](Args& a) { a.prefix_k = Tensor(); });
   bad("chosen", [](Args& a) { a.chosen[0].gists = Tensor(); });
-  bad("chunk_mass", [](Args& a) { a.chunk_mass = a.chunk_mass.subspan(1); });
+  bad("chunk_mass", [](Args& a) { a.chunk_mass.dims[0] = 4; });
   const std::vector<std::int32_t> one_row = {2}, too_many = {1, 3};
-  bad("row_documents", [&](Args& a) { a.row_documents = one_row; });
-  bad("row_documents", [&](Args& a) { a.row_documents = too_many; });
+  bad("row_documents", [&](Args& a) { a.row_documents = TensorOf(one_row); });
+  bad("row_documents", [&](Args& a) { a.row_documents = TensorOf(too_many); });
   bad("chunk_mass", [](Args& a) { a.read = GistRead::kCollapsed; });
   bad("out", [](Args& a) { a.out.dims[1] = 2; });
   ContextView view = c.view;
@@ -224,17 +225,20 @@ TEST_P(OpErrors, SparseAttention) {
     bad(field, [&](Args& a) { a.context = &view; });
   };
   std::vector<std::int32_t> pages = c.context.page, tokens = c.context.tokens;
-  tokens[2] = 6;
-  bad_view("context.chunk_tokens", [&] { view.chunk_tokens = tokens; });
-  bad_view("context.chunk_page", [&] { view.chunk_page = view.chunk_page.subspan(1); });
+  tokens[1] = 6;
+  bad_view("context.chunk_tokens[1] is 6", [&] { view.chunk_tokens = TensorOf(tokens); });
+  bad_view("context.chunk_page", [&] { view.chunk_page.dims[0] = 4; });
   bad_view("context.sink_v", [&] { view.sink_v.dims[1] = 1; });
-  bad_view("context.segment_sink", [&] { view.segment_sink = view.segment_sink.subspan(1); });
-  pages[0] = 7;
-  bad_view("context.chunk_page names a page past the last", [&] { view.chunk_page = pages; });
+  bad_view("context.segment_sink", [&] { view.segment_sink.dims[0] = 2; });
+  const std::vector<std::int32_t> sinks = {0, 3, 2}, late = {2, 600};
+  bad_view("context.segment_sink", [&] { view.segment_sink = TensorOf(sinks); });
+  bad_view("context.segment_offset[1]", [&] { view.segment_offset = TensorOf(late); });
+  pages[1] = 7;
+  bad_view("context.chunk_page[1] is 7", [&] { view.chunk_page = TensorOf(pages); });
   pages = c.context.page;
   pages[0] = -1;  // not chosen: no error
   view = c.view;
-  view.chunk_page = pages;
+  view.chunk_page = TensorOf(pages);
   Args spared = args;
   spared.context = &view;
   EXPECT_TRUE(Succeeds(backend_->SparseAttention(spared)));
@@ -252,7 +256,6 @@ TEST_P(OpErrors, SparseAttention) {
   bad_choice("chosen.counts[3] is 6", c.chosen[0].counts.i32()[3], 6);
   bad_choice("chosen.counts[3] is -1", c.chosen[0].counts.i32()[3], -1);
   bad_choice("positions[1] is 700", c.positions.i32()[1], 700);
-  bad_choice("context.segment_offset[1]", c.positions.i32()[1], 3);
 }
 
 TEST_P(OpErrors, RouteScore) {

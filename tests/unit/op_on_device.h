@@ -101,10 +101,13 @@ class OnDevice final : public Backend {
   static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
   static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
   static void Replace(Mirrors& mirror, ContextView& context) {
-    for (Tensor* tensor : {&context.sink_k, &context.sink_v, &context.page_k, &context.page_v}) {
+    for (Tensor* tensor : {&context.segment_offset, &context.segment_sink, &context.sink_k, &context.sink_v,
+                           &context.chunk_page, &context.chunk_tokens, &context.page_k, &context.page_v}) {
       *tensor = mirror(*tensor);
     }
-    for (GistLevel& level : context.gists) level.k = mirror(level.k), level.v = mirror(level.v);
+    for (GistLevel& level : context.gists) {
+      for (Tensor* tensor : {&level.segment, &level.child, &level.k, &level.v}) *tensor = mirror(*tensor);
+    }
   }
 
   Status DoEmbed(const EmbedArgs& args) override {
@@ -160,7 +163,10 @@ class OnDevice final : public Backend {
     });
   }
   Status DoSelectChunks(const SelectChunksArgs& args) override {
-    return Call(&Backend::SelectChunks, args, [](SelectChunksArgs& a, Mirrors& mirror) {
+    ContextView context = args.context == nullptr ? ContextView() : *args.context;
+    return Call(&Backend::SelectChunks, args, [&context](SelectChunksArgs& a, Mirrors& mirror) {
+      Replace(mirror, context);
+      if (a.context != nullptr) a.context = &context;
       Replace(mirror, a.parents);
       Replace(mirror, a.chosen);
       a.scores = mirror(a.scores);
@@ -173,7 +179,8 @@ class OnDevice final : public Backend {
       Replace(mirror, a.rope);
       for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
       if (a.context != nullptr) a.context = &context;
-      for (Tensor* tensor : {&a.q, &a.positions, &a.prefix_k, &a.prefix_v, &a.tail_k, &a.tail_v, &a.out}) {
+      for (Tensor* tensor : {&a.q, &a.positions, &a.prefix_k, &a.prefix_v, &a.row_documents, &a.tail_k, &a.tail_v,
+                             &a.chunk_mass, &a.out}) {
         *tensor = mirror(*tensor);
       }
     });

@@ -47,7 +47,7 @@ TEST_P(OpSuite, GistScoreMovesWithItsDocument) {
   Guarded positions(DType::kInt32, {7});
   for (std::int64_t t = 0; t < 7; ++t) positions.i32()[t] = c.positions.i32()[t] + 100;
   ContextView moved = c.view;
-  moved.segment_offset = offset;
+  moved.segment_offset = TensorOf(offset);
   ASSERT_TRUE(Succeeds(backend_->GistScore(
       {.q = c.q, .positions = positions, .rope = c.rope.table(), .context = &moved, .scores = after})));
   EXPECT_TRUE(SameBits(before, after));

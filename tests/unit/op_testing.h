@@ -87,6 +87,14 @@ class Guarded {
   Tensor tensor_;
 };
 
+// A host vector as a tensor.
+inline Tensor TensorOf(const std::vector<std::int32_t>& values) {
+  return Tensor(const_cast<std::int32_t*>(values.data()), DType::kInt32, {static_cast<std::int64_t>(values.size())});
+}
+inline Tensor TensorOf(const std::vector<float>& values) {
+  return Tensor(const_cast<float*>(values.data()), DType::kF32, {static_cast<std::int64_t>(values.size())});
+}
+
 // Seeded; the same on every machine.
 class Random {
  public:
