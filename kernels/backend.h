@@ -58,6 +58,8 @@ struct MatMulArgs {
   bool accumulate = false;
   Tensor out;                   // f32 [T, N]
   DType compute = DType::kF32;  // or kBF16
+  bool decode = false;  // rows of a decoding step: their bits may depend on how many there are, so a backend can take
+                        // another form for few rows
 };
 
 struct RopeArgs {    // out[t, h] = x[t, h] rotated to positions[t]; out may be x.

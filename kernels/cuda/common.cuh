@@ -35,8 +35,8 @@ __device__ __forceinline__ double WarpSum(double value) {
   return value;
 }
 
-// The sum over a block of up to 1,024 threads, in every thread. `shared` has 32 entries; a barrier stands before and
-// after its use.
+// The sum over a block of up to 1,024 threads, in every thread. `shared` has an entry for each warp; a barrier stands
+// before and after its use.
 template <typename T>
 __device__ T BlockSum(T value, T* shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = (blockDim.x + kWarp - 1) / kWarp;

@@ -189,6 +189,10 @@ Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {
   for (const MatMulArgs& args : products) {
     const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
     if (rows == 0 || columns == 0) continue;
+    if (TakesDecodeProduct(args)) {
+      UNFOLD_TRY(RunDecodeProduct(*context_, args));
+      continue;
+    }
     if (TensorCoreProducts::Takes(args)) {
       UNFOLD_TRY(tensor_cores_->Run(args));
       continue;

@@ -20,6 +20,10 @@ namespace unfold {
 // `x`, f32, rounded to nearest, ties to even: memory of the call. Null after a failure, which memory.status() tells.
 const __nv_bfloat16* RoundToBf16(CudaContext& context, CallMemory& memory, const Tensor& x);
 
+// Products of a decoding step's few rows, at the speed at which the weights come from memory (gemv.cu).
+bool TakesDecodeProduct(const MatMulArgs& args);
+Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args);
+
 class TensorCoreProducts {
  public:
   explicit TensorCoreProducts(CudaContext& context) : context_(context) {}

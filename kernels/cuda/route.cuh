@@ -41,7 +41,7 @@ __device__ __forceinline__ Index UnitOf(const Index* unit_begin, Index units, In
 }
 
 // bf16 keys on tensor cores, kRouteRange chunks a range.
-constexpr Index kRouteRange = 512;
+constexpr Index kRouteRange = 1024;
 bool TakesRouteOnTensorCores(Index head_dim);
 Status RouteOnTensorCores(CudaContext& context, const RouteCall& call, Index head_dim);
 

@@ -21,8 +21,8 @@ constexpr int kParts = 2;  // of a query element
 constexpr int kTile = 32;  // keys of a warp at a time
 constexpr int kStages = 2;
 constexpr int kGroups = kTile / kMmaColumns;
-constexpr int kTilesOfWarp = 16;
-constexpr int kWarps = 8;  // share the queries' operands
+constexpr int kTilesOfWarp = 32;
+constexpr int kWarps = 4;  // share the queries' operands
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kRowsOfLane = 4;  // lane / 4, + 8, + 16, + 24
 static_assert(kTile * kTilesOfWarp == kRouteRange);
@@ -119,6 +119,23 @@ __device__ __forceinline__ void Multiply(const Shared<kDim>& shared, const __nv_
   }
 }
 
+// Takes the scores of the tile's keys [from, to) into the largest of the unit at hand; of all keys with `kAll`.
+template <bool kAll>
+__device__ __forceinline__ void NoteLargest(const float (&scores)[2][kGroups][4], int from, int to, LaneRows& state) {
+#pragma unroll
+  for (int r = 0; r < kRowsOfLane; ++r) {
+#pragma unroll
+    for (int n = 0; n < kGroups; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int column = n * kMmaColumns + threadIdx.x % 4 * 2 + c;
+        const float score = scores[r / 2][n][r % 2 * 2 + c];
+        if (kAll || (column >= from && column < to)) state.largest[r] = fmaxf(state.largest[r], score);
+      }
+    }
+  }
+}
+
 // One range of keys a warp; a block's warps share the queries' operands.
 template <int kDim>
 __global__ void __launch_bounds__(kThreads)
@@ -140,6 +157,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (range >= ranges) return;
   Index unit = UnitOf(unit_begin, units, begin);
+  Index unit_end = unit_begin[unit + 1];
   LaneRows state;
   for (float& largest : state.largest) largest = -INFINITY;
 
@@ -167,25 +185,19 @@ __global__ void __launch_bounds__(kThreads)
       state.sums[r] += double{sum};
       state.squares[r] += double{squares};
     }
-    for (int from = 0; from < used;) {
-      const int to = static_cast<int>(min(Index{used}, unit_begin[unit + 1] - tile));
-#pragma unroll
-      for (int r = 0; r < kRowsOfLane; ++r) {
-#pragma unroll
-        for (int n = 0; n < kGroups; ++n) {
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            const int column = n * kMmaColumns + lane % 4 * 2 + c;
-            const float score = scores[r / 2][n][r % 2 * 2 + c];
-            if (column >= from && column < to) state.largest[r] = fmaxf(state.largest[r], score);
-          }
-        }
-      }
-      from = to;
-      if (tile + to == unit_begin[unit + 1]) {
+    if (tile + kTile <= unit_end) {
+      NoteLargest<true>(scores, 0, kTile, state);
+    } else {
+      for (int from = 0; from < used;) {
+        const int to = static_cast<int>(min(Index{used}, unit_end - tile));
+        NoteLargest<false>(scores, from, to, state);
+        from = to;
+        if (tile + to < unit_end) break;
         CloseUnit(head, rows, units, first_row, unit, state);
-        ++unit;
-        while (unit < units && unit_begin[unit + 1] == unit_begin[unit]) ++unit;
+        do {
+          ++unit;
+        } while (unit < units && unit_begin[unit + 1] == unit_end);
+        unit_end = unit < units ? unit_begin[unit + 1] : chunks;
       }
     }
   }

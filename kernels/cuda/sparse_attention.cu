@@ -1,86 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 // SparseAttention in f32 (method.md 4.5): flash decoding of each row and key/value head over its items
 // (attention_items.cuh), split into runs of kItemsOfSplit, merged in order. Which items a split has depends on the
-// row's own lists alone.
+// row's own lists alone. A block takes kTileKeys keys at a time: one a thread for the logits of up to kHeadsAtOnce
+// heads, then one dim a thread for their weighted values.
 //
-// Bytes: every visible key and value once for each kHeadsAtOnce heads of a group.
+// Bytes: every visible key and value once for each kHeadsAtOnce heads of a group. Flops: 4 * kHeadsAtOnce * D a key.
+// Tried (H200, 28/4 heads x 128, 128K tokens of context, 8,538 chunks of 9 rows chosen, launches included): a warp an
+// item, rows one after another, four heads at a time, queries rotated by a kernel of their own: 237 us.
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/cuda/attention_items.cuh"
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/queries.h"
+#include "kernels/cuda/queries.cuh"
 
 namespace unfold {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kTileKeys = 128;
+constexpr int kThreads = kTileKeys;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kHeadsAtOnce = 4;  // share a key that is in registers
-constexpr Index kItemsOfSplit = 64;
-constexpr Index kItemsOfWarp = kItemsOfSplit / kWarps;
-// A row of D elements over the lanes of a warp: lane l holds dims l, l + 32, ...
-template <int kVectors>
-struct LaneRow {
-  float at[kVectors];
+constexpr int kItemsOfSplit = 28;  // two tiles when each is a chunk of 8 tokens
+constexpr int kDimsOfThread = static_cast<int>(kMaxQueryDim) / kThreads;
+constexpr int kHeadsOfWarp = kHeadsAtOnce / kWarps;
+constexpr std::size_t kPlainSharedBytes = 47 << 10;  // that a kernel has without being asked for more
+constexpr Index kCallBytes = Index{256} << 20;       // that the splits of one pass over rows may take
 
-  __device__ void Load(const float* from, Index d) {
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) {
-      const Index e = threadIdx.x % kWarp + n * kWarp;
-      at[n] = e < d ? from[e] : 0.0F;
-    }
-  }
-  __device__ float Dot(const LaneRow& other) const {
-    float sum = 0;
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) sum = fmaf(at[n], other.at[n], sum);
-    return WarpSum(sum);
-  }
-};
-
-// What a softmax over some keys has come to: sums = total weighted values, both relative to exp(largest).
-template <int kVectors>
-struct Softmax {
-  float largest = -INFINITY, total = 0;
-  LaneRow<kVectors> sums = {};
-
-  __device__ void Add(float logit, const LaneRow<kVectors>& value) {
-    const float now = fmaxf(largest, logit);
-    const float shrink = largest == now ? 1.0F : expf(largest - now), weight = expf(logit - now);
-    largest = now;
-    total = fmaf(total, shrink, weight);
-#pragma unroll
-    for (int n = 0; n < kVectors; ++n) sums.at[n] = fmaf(weight, value.at[n], sums.at[n] * shrink);
-  }
-};
-
-// Query rows of up to kHeadsAtOnce heads, as `document` wants them.
-template <int kVectors>
-struct HeadQueries {
-  LaneRow<kVectors> q[kHeadsAtOnce];
-
-  __device__ void Load(const AttentionInputs& in, Index t, Index document, Index first_head, int heads) {
-    const float* from = in.queries.at + ((t * (in.documents + 1) + document) * in.heads + first_head) * in.head_dim;
-#pragma unroll
-    for (int h = 0; h < kHeadsAtOnce; ++h) {
-      if (h < heads) q[h].Load(from + h * in.head_dim, in.head_dim);
-    }
-  }
-};
-
-// Where a block works: row t, key/value head, the first of its heads, a split.
+// Where a block works.
 struct Place {
-  Index t, kv_head, first_head, split;
+  Index t, kv_head, batch, first_head, split;
   int heads;
 
   __device__ Place(const AttentionInputs& in, Index splits) {
-    const Index group = in.heads / in.kv_heads, batches = CeilDiv(group, kHeadsAtOnce);
+    const Index group = in.queries.heads / in.kv_heads, batches = CeilDiv(group, kHeadsAtOnce);
     Index rest = blockIdx.x;
     split = rest % splits, rest /= splits;
-    const Index batch = rest % batches;
-    rest /= batches;
+    batch = rest % batches, rest /= batches;
     kv_head = rest % in.kv_heads, t = rest / in.kv_heads;
     first_head = kv_head * group + batch * kHeadsAtOnce;
     heads = static_cast<int>(min(Index{kHeadsAtOnce}, group - batch * kHeadsAtOnce));
@@ -92,116 +47,236 @@ struct Partials {
   float2* state;
   float* sums;
   Index splits;
-
-  __device__ Index At(const AttentionInputs& in, Index t, Index head, Index split) const {
-    return (t * in.heads + head) * splits + split;
-  }
 };
 
-// One split a block, kItemsOfWarp items a warp. The warps' results are merged in their order.
-template <int kVectors>
-__global__ void __launch_bounds__(kThreads) AttendKernel(AttentionInputs in, Partials partials) {
-  extern __shared__ float shared[];  // [kWarps, D]
-  __shared__ float2 states[kWarps];
-  const Place place(in, partials.splits);
-  const ItemsOfRow items(in, place.t, place.kv_head);
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const Index d = in.head_dim, first = place.split * kItemsOfSplit + warp * kItemsOfWarp;
+struct Shared {
+  Item items[kItemsOfSplit];
+  std::int32_t ends[kItemsOfSplit];  // keys up to and with each item
+  const float* values[kTileKeys];
+  float logits[kHeadsAtOnce][kTileKeys];
+  float weights[kTileKeys][kHeadsAtOnce];
+  float largest[kHeadsAtOnce], total[kHeadsAtOnce], shrink[kHeadsAtOnce];
+  int next_document;
+};
 
-  Softmax<kVectors> softmax[kHeadsAtOnce];
-  HeadQueries<kVectors> queries;
-  Index document = -1;
-  const auto attend = [&](const float* k, const float* v, Index rows) {
-    for (Index r = 0; r < rows; ++r) {
-      LaneRow<kVectors> key, value;
-      key.Load(k + r * d, d);
-      value.Load(v + r * d, d);
+// Items [first, first + kItemsOfSplit) of the row, before `last`. Returns how many keys they have.
+__device__ std::int32_t LoadItems(const ItemsOfRow& row, Index first, Index last, Shared& shared) {
+  static_assert(kItemsOfSplit <= kWarp);
+  if (threadIdx.x < kWarp) {
+    const Index i = first + threadIdx.x;
+    Item item;
+    if (threadIdx.x < kItemsOfSplit && i < last) item = row.At(i);
+    std::int32_t through = item.keys();
+    for (int step = 1; step < kWarp; step *= 2) {
+      const std::int32_t before = __shfl_up_sync(kAllLanes, through, step);
+      if (static_cast<int>(threadIdx.x) >= step) through += before;
+    }
+    if (threadIdx.x < kItemsOfSplit) {
+      shared.items[threadIdx.x] = item;
+      shared.ends[threadIdx.x] = through;
+    }
+  }
+  __syncthreads();
+  return shared.ends[kItemsOfSplit - 1];
+}
+
+// Fills shared.logits and shared.values with keys [first, first + kTileKeys) of the items. The queries in shared memory
+// are those of `loaded`, a document; it changes as keys need others.
+template <bool kVectors>
+__device__ void TileLogits(const AttentionInputs& in, const Place& place, std::int32_t first, std::int32_t keys,
+                           Shared& shared, float* queries, int* loaded) {
+  const int d = static_cast<int>(in.queries.head_dim), documents = static_cast<int>(in.documents());
+  const std::int32_t key = first + static_cast<std::int32_t>(threadIdx.x);
+  const float* k = nullptr;
+  int document = INT_MAX;
+  if (key < keys) {
+    const auto which = static_cast<int>(FirstNotBelow(shared.ends, kItemsOfSplit, key + 1));
+    const Item& item = shared.items[which];
+    const std::int32_t at = key - (which == 0 ? 0 : shared.ends[which - 1]);
+    const bool raw = at >= item.rows;
+    const Index row = raw ? at - item.rows : at;
+    k = (raw ? item.raw_k : item.k) + row * d;
+    shared.values[threadIdx.x] = (raw ? item.raw_v : item.v) + row * d;
+    document = static_cast<int>(item.Document(at, documents));
+  }
+  // The documents of the tile's keys one after another, the one whose queries are there first.
+  bool open = key < keys;
+  int now = *loaded;
+  while (true) {
+    if (open && document == now) {
+      float dots[kHeadsAtOnce];
+      DotHeads<kVectors>(queries, k, d, dots);
 #pragma unroll
-      for (int h = 0; h < kHeadsAtOnce; ++h) {
-        if (h < place.heads) softmax[h].Add(in.scale * queries.q[h].Dot(key), value);
+      for (int h = 0; h < kHeadsAtOnce; ++h) shared.logits[h][threadIdx.x] = in.scale * dots[h];
+      open = false;
+    }
+    if (threadIdx.x == 0) shared.next_document = INT_MAX;
+    __syncthreads();
+    if (open) atomicMin(&shared.next_document, document);
+    __syncthreads();
+    if (shared.next_document == INT_MAX) break;
+    now = shared.next_document;
+    LoadQueries(in.queries, place.t, now, place.first_head, place.heads, queries);
+    __syncthreads();
+  }
+  *loaded = now;
+}
+
+// One split a block.
+template <bool kVectors>
+__global__ void __launch_bounds__(kThreads)
+    AttendKernel(const __grid_constant__ AttentionInputs in, Partials partials) {
+  extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
+  __shared__ Shared shared;
+  const Place place(in, partials.splits);
+  const ItemsOfRow row(in, place.t, place.kv_head);
+  if (place.split * kItemsOfSplit >= row.count()) return;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
+  if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
+  const std::int32_t keys = LoadItems(row, place.split * kItemsOfSplit, row.count(), shared);
+
+  float sums[kDimsOfThread][kHeadsAtOnce] = {};
+  int loaded = -1;
+  for (std::int32_t first = 0; first < keys; first += kTileKeys) {
+    TileLogits<kVectors>(in, place, first, keys, shared, queries, &loaded);
+    const int used = min(kTileKeys, keys - first);
+    for (int i = 0; i < kHeadsOfWarp; ++i) {
+      const int h = warp * kHeadsOfWarp + i;
+      float largest = shared.largest[h];
+      for (int key = lane; key < used; key += kWarp) largest = fmaxf(largest, shared.logits[h][key]);
+      for (int step = kWarp / 2; step > 0; step /= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+      }
+      float total = 0;
+      for (int key = lane; key < used; key += kWarp) {
+        const float weight = expf(shared.logits[h][key] - largest);
+        shared.weights[key][h] = weight;
+        total += weight;
+      }
+      total = WarpSum(total);
+      if (lane == 0) {
+        const float shrink = shared.largest[h] == -INFINITY ? 0.0F : expf(shared.largest[h] - largest);
+        shared.total[h] = fmaf(shared.total[h], shrink, total);
+        shared.largest[h] = largest;
+        shared.shrink[h] = shrink;
       }
     }
-  };
-  for (Index i = first; i < min(first + kItemsOfWarp, items.count()); ++i) {
-    const Item item = items.At(i);
-    if (item.rows == 0) continue;
-    if (item.document != document) queries.Load(in, place.t, item.document, place.first_head, place.heads);
-    document = item.document;
-    attend(item.k, item.v, item.rows);
-    attend(item.raw_k, item.raw_v, item.raw_rows);
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < kDimsOfThread; ++n) {
+      const int e = threadIdx.x + n * kThreads;
+      if (e >= d) break;
+#pragma unroll
+      for (int h = 0; h < kHeadsAtOnce; ++h) sums[n][h] *= shared.shrink[h];
+#pragma unroll 8
+      for (int key = 0; key < used; ++key) {
+        const float value = shared.values[key][e];
+        const float4 low = *reinterpret_cast<const float4*>(&shared.weights[key][0]);
+        const float4 high = *reinterpret_cast<const float4*>(&shared.weights[key][4]);
+        sums[n][0] = fmaf(low.x, value, sums[n][0]);
+        sums[n][1] = fmaf(low.y, value, sums[n][1]);
+        sums[n][2] = fmaf(low.z, value, sums[n][2]);
+        sums[n][3] = fmaf(low.w, value, sums[n][3]);
+        sums[n][4] = fmaf(high.x, value, sums[n][4]);
+        sums[n][5] = fmaf(high.y, value, sums[n][5]);
+        sums[n][6] = fmaf(high.z, value, sums[n][6]);
+        sums[n][7] = fmaf(high.w, value, sums[n][7]);
+      }
+    }
+    __syncthreads();
   }
-
 #pragma unroll
   for (int h = 0; h < kHeadsAtOnce; ++h) {
     if (h >= place.heads) break;
-    __syncthreads();
-    if (lane == 0) states[warp] = make_float2(softmax[h].largest, softmax[h].total);
-    for (int n = 0; n < kVectors; ++n) {
-      if (lane + n * kWarp < d) shared[warp * d + lane + n * kWarp] = softmax[h].sums.at[n];
-    }
-    __syncthreads();
-    float largest = -INFINITY, total = 0;
-    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, states[w].x);
-    const auto share = [&](int w) { return states[w].y == 0 ? 0.0F : expf(states[w].x - largest); };
-    for (int w = 0; w < kWarps; ++w) total += states[w].y * share(w);
-    const Index at = partials.At(in, place.t, place.first_head + h, place.split);
-    if (threadIdx.x == 0) partials.state[at] = make_float2(largest, total);
-    for (Index e = threadIdx.x; e < d && total != 0; e += kThreads) {
-      float sum = 0;
-      for (int w = 0; w < kWarps; ++w) {
-        if (states[w].y != 0) sum = fmaf(share(w), shared[w * d + e], sum);
-      }
-      partials.sums[at * d + e] = sum;
+    const Index at = (place.t * in.queries.heads + place.first_head + h) * partials.splits + place.split;
+    if (threadIdx.x == 0) partials.state[at] = make_float2(shared.largest[h], shared.total[h]);
+#pragma unroll
+    for (int n = 0; n < kDimsOfThread; ++n) {
+      const int e = threadIdx.x + n * kThreads;
+      if (e < d) partials.sums[at * d + e] = sums[n][h];
     }
   }
 }
 
 // One row and head a block: its splits in their order. Leaves the softmax's largest logit and total in `state`.
-__global__ void MergeKernel(Partials partials, Index head_dim, float* out, float2* state) {
+__global__ void __launch_bounds__(kThreads)
+    MergeKernel(const __grid_constant__ AttentionInputs in, Partials partials, float* out, float2* state) {
+  extern __shared__ float shares[];  // [splits]
+  __shared__ float shared[kWarp];
+  const Index t = blockIdx.x / in.queries.heads, head = blockIdx.x % in.queries.heads;
+  const Index kv_head = head / (in.queries.heads / in.kv_heads), d = in.queries.head_dim;
+  const Index splits = CeilDiv(ItemsOfRow(in, t, kv_head).count(), kItemsOfSplit);
   const Index first = Index{blockIdx.x} * partials.splits;
-  float largest = -INFINITY, total = 0;
-  for (Index s = 0; s < partials.splits; ++s) largest = fmaxf(largest, partials.state[first + s].x);
-  for (Index s = 0; s < partials.splits; ++s) {
-    const float2 one = partials.state[first + s];
-    if (one.y != 0) total = fmaf(one.y, expf(one.x - largest), total);
+  float largest = -INFINITY;
+  for (Index s = threadIdx.x; s < splits; s += kThreads) largest = fmaxf(largest, partials.state[first + s].x);
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
   }
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = largest;
+  __syncthreads();
+  for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared[w]);
+  float total = 0;
+  for (Index s = threadIdx.x; s < splits; s += kThreads) {
+    const float2 one = partials.state[first + s];
+    const float share = one.y == 0 ? 0.0F : expf(one.x - largest);
+    shares[s] = share;
+    total = fmaf(one.y, share, total);
+  }
+  total = BlockSum(total, shared);
   if (threadIdx.x == 0) state[blockIdx.x] = make_float2(largest, total);
-  for (Index e = threadIdx.x; e < head_dim; e += blockDim.x) {
+  for (Index e = threadIdx.x; e < d; e += kThreads) {
+    const float* column = partials.sums + first * d + e;
     float sum = 0;
-    for (Index s = 0; s < partials.splits; ++s) {
-      const float2 one = partials.state[first + s];
-      if (one.y != 0) sum = fmaf(expf(one.x - largest), partials.sums[(first + s) * head_dim + e], sum);
+    Index s = 0;
+    // By hand: unrolled by the compiler, shares are loaded from beyond the last.
+#pragma unroll 1
+    for (; s + 4 <= splits; s += 4) {
+      const float a = column[s * d], b = column[(s + 1) * d], c = column[(s + 2) * d], f = column[(s + 3) * d];
+      sum = fmaf(shares[s], a, sum);
+      sum = fmaf(shares[s + 1], b, sum);
+      sum = fmaf(shares[s + 2], c, sum);
+      sum = fmaf(shares[s + 3], f, sum);
     }
-    out[blockIdx.x * head_dim + e] = sum / total;
+#pragma unroll 1
+    for (; s < splits; ++s) sum = fmaf(shares[s], column[s * d], sum);
+    out[blockIdx.x * d + e] = sum / total;
   }
 }
 
-// The attention mass on each chosen chunk, from the finished softmax: a warp an item, heads and rows in order. `mass`
-// is [T, Hk, batches of heads, C].
-template <int kVectors>
+// The attention mass on each chosen chunk, from the finished softmax: the keys' weights, summed over heads, then over
+// the keys of an item in their order, an item a thread. `mass` is [T, Hk, batches of heads, C].
+template <bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    MassKernel(AttentionInputs in, Index splits, const float2* state, float* mass) {
+    MassKernel(const __grid_constant__ AttentionInputs in, Index splits, const float2* state, float* mass) {
+  extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
+  __shared__ Shared shared;
   const Place place(in, splits);
-  const ItemsOfRow items(in, place.t, place.kv_head);
-  const Index d = in.head_dim, chunks = in.levels[0].rows.stride;
-  const Index first = items.begin[kGists] + place.split * kItemsOfSplit + threadIdx.x / kWarp * kItemsOfWarp;
-  for (Index i = first; i < min(first + kItemsOfWarp, items.begin[kGists + 1]); ++i) {
-    const Item item = items.At(i);
-    if (item.rows == 0) continue;
-    HeadQueries<kVectors> queries;
-    queries.Load(in, place.t, item.document, place.first_head, place.heads);
-    float sum = 0;
-    for (Index r = 0; r < item.rows + item.raw_rows; ++r) {
-      LaneRow<kVectors> key;
-      key.Load(r < item.rows ? item.k : item.raw_k + (r - item.rows) * d, d);
-#pragma unroll
-      for (int h = 0; h < kHeadsAtOnce; ++h) {
-        if (h >= place.heads) break;
-        const float2 whole = state[place.t * in.heads + place.first_head + h];
-        sum += expf(in.scale * queries.q[h].Dot(key) - whole.x) / whole.y;
+  const ItemsOfRow row(in, place.t, place.kv_head);
+  const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit, end = row.begin[kGistItems + 1];
+  if (begin >= end) return;
+  const std::int32_t keys = LoadItems(row, begin, end, shared);
+  const float2* whole = state + place.t * in.queries.heads + place.first_head;
+  float sum = 0;
+  int loaded = -1;
+  for (std::int32_t first = 0; first < keys; first += kTileKeys) {
+    TileLogits<kVectors>(in, place, first, keys, shared, queries, &loaded);
+    const int used = min(kTileKeys, keys - first);
+    float weight = 0;
+    for (int h = 0; h < place.heads && static_cast<int>(threadIdx.x) < used; ++h) {
+      weight += expf(shared.logits[h][threadIdx.x] - whole[h].x) / whole[h].y;
+    }
+    shared.weights[threadIdx.x][0] = weight;
+    __syncthreads();
+    if (threadIdx.x < kItemsOfSplit) {
+      const std::int32_t own = threadIdx.x == 0 ? 0 : shared.ends[threadIdx.x - 1];
+      for (std::int32_t key = max(own, first); key < min(shared.ends[threadIdx.x], first + used); ++key) {
+        sum += shared.weights[key - first][0];
       }
     }
-    if (threadIdx.x % kWarp == 0) mass[blockIdx.x / splits * chunks + item.chunk] = sum;
+    __syncthreads();
+  }
+  if (threadIdx.x < kItemsOfSplit && shared.items[threadIdx.x].chunk >= 0) {
+    mass[blockIdx.x / splits * in.levels[0].rows.stride + shared.items[threadIdx.x].chunk] = sum;
   }
 }
 
@@ -219,7 +294,6 @@ HeadRows RowsOfHeads(const Tensor& k, const Tensor& v) { return {k.as<float>(), 
 // The context's part of the inputs.
 void SetContext(const SparseAttentionArgs& args, AttentionInputs* in) {
   const ContextView& context = *args.context;
-  in->documents = context.num_documents();
   in->row_documents = args.row_documents.as<std::int32_t>();
   in->segment_sink = context.segment_sink.as<std::int32_t>();
   in->sinks = RowsOfHeads(context.sink_k, context.sink_v);
@@ -238,12 +312,34 @@ void SetContext(const SparseAttentionArgs& args, AttentionInputs* in) {
   in->chunk_tokens = context.chunk_tokens.as<std::int32_t>();
 }
 
-template <typename Run>
-void WithVectors(Index head_dim, Run run) {
-  if (head_dim <= 64) return run(std::integral_constant<int, 2>());
-  if (head_dim <= 96) return run(std::integral_constant<int, 3>());
-  if (head_dim <= 128) return run(std::integral_constant<int, 4>());
-  run(std::integral_constant<int, 8>());
+AttentionInputs MakeInputs(const SparseAttentionArgs& args, const FaultSink& faults) {
+  AttentionInputs in;
+  in.queries =
+      MakeQueries(args.q, args.positions, args.rope, args.context == nullptr ? Tensor() : args.context->segment_offset,
+                  faults, FaultKind::kAttentionPositions, FaultKind::kAttentionOffsets);
+  in.kv_heads = args.tail_k.dims[0];
+  in.scale = args.scale;
+  in.prefix = args.prefix_tokens > 0 ? RowsOfHeads(args.prefix_k, args.prefix_v) : HeadRows{};
+  in.tail = RowsOfHeads(args.tail_k, args.tail_v);
+  in.prefix_tokens = args.prefix_tokens;
+  in.tail_position = args.tail_position;
+  if (args.context != nullptr) SetContext(args, &in);
+  return in;
+}
+
+// Whether keys can be loaded 16 bytes at a time.
+bool HasVectors(const SparseAttentionArgs& args) {
+  bool vectors = args.q.dims[2] % 4 == 0;
+  const auto check = [&](const Tensor& keys) {
+    vectors = vectors && reinterpret_cast<std::uintptr_t>(keys.data) % 16 == 0;
+  };
+  check(args.tail_k);
+  if (args.prefix_tokens > 0) check(args.prefix_k);
+  if (args.context == nullptr) return vectors;
+  check(args.context->sink_k);
+  check(args.context->page_k);
+  for (int n = 0; n < args.context->num_levels; ++n) check(args.context->gists[n].k);
+  return vectors;
 }
 
 // Rows [begin, end) of a call as a call of their own.
@@ -261,25 +357,25 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
 }
 
 Index MostItems(const SparseAttentionArgs& args) {
-  Index most = CeilDiv(args.prefix_tokens, kWarp) + CeilDiv(args.tail_k.dims[1], kWarp);
+  Index most = CeilDiv(args.prefix_tokens, kItemRows) + CeilDiv(args.tail_k.dims[1], kItemRows);
   if (args.context == nullptr) return most;
+  most += CeilDiv(args.context->sink_k.dims[1], kItemRows);
   for (int n = 0; n < args.context->num_levels; ++n) most += args.context->gists[n].k.dims[1];
-  return most + args.context->num_documents();
+  return most;
 }
 
 Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, const AttentionInputs& in,
                const float2* state) {
   if (args.chunk_mass.rank == 0) return Status::Ok();
   const Index rows = args.q.dims[0], chunks = args.chunk_mass.size();
-  const Index lists_of_row = in.kv_heads * CeilDiv(in.heads / in.kv_heads, kHeadsAtOnce);
+  const Index lists_of_row = in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce);
   if (args.mass_from >= rows || chunks == 0) return Status::Ok();
   auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
   UNFOLD_TRY(memory.status());
   const Index splits = CeilDiv(chunks, kItemsOfSplit);
-  WithVectors(in.head_dim, [&](auto vectors) {
-    MassKernel<vectors.value><<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads, 0, context.stream()>>>(
-        in, splits, state, parts);
-  });
+  const auto kernel = HasVectors(args) ? MassKernel<true> : MassKernel<false>;
+  kernel<<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads,
+           kHeadsAtOnce * in.queries.head_dim * sizeof(float), context.stream()>>>(in, splits, state, parts);
   const Index first = args.mass_from * lists_of_row;
   AddMassKernel<<<Blocks(chunks, kThreads), kThreads, 0, context.stream()>>>(
       parts + first * chunks, rows * lists_of_row - first, chunks, args.chunk_mass.as<float>());
@@ -287,32 +383,24 @@ Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionAr
 }
 
 Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index splits) {
-  const Index rows = args.q.dims[0];
   CallMemory memory(context, "SparseAttention");
-  AttentionInputs in;
-  in.heads = args.q.dims[1], in.head_dim = args.q.dims[2], in.kv_heads = args.tail_k.dims[0];
-  in.scale = args.scale;
-  in.prefix = args.prefix_tokens > 0 ? RowsOfHeads(args.prefix_k, args.prefix_v) : HeadRows{};
-  in.tail = RowsOfHeads(args.tail_k, args.tail_v);
-  in.prefix_tokens = args.prefix_tokens, in.tail_position = args.tail_position;
-  in.positions = args.positions.as<std::int32_t>();
-  in.faults = context.NextCall();
-  if (args.context != nullptr) SetContext(args, &in);
-  in.queries = RotateQueries(context, memory, args.q, args.positions, args.rope,
-                             args.context == nullptr ? Tensor() : args.context->segment_offset,
-                             {FaultKind::kAttentionPositions, FaultKind::kAttentionOffsets});
-  const Index heads_of_rows = rows * in.heads;
-  const Partials partials{memory.Array<float2>(heads_of_rows * splits),
-                          memory.Array<float>(heads_of_rows * splits * in.head_dim), splits};
-  auto* state = memory.Array<float2>(heads_of_rows);
+  const AttentionInputs in = MakeInputs(args, context.NextCall());
+  const Index rows = args.q.dims[0], d = in.queries.head_dim, rows_of_heads = rows * in.queries.heads;
+  const Partials partials{memory.Array<float2>(rows_of_heads * splits), memory.Array<float>(rows_of_heads * splits * d),
+                          splits};
+  auto* state = memory.Array<float2>(rows_of_heads);
   UNFOLD_TRY(memory.status());
-  const Index blocks = rows * in.kv_heads * CeilDiv(in.heads / in.kv_heads, kHeadsAtOnce) * splits;
-  const std::size_t shared = static_cast<std::size_t>(kWarps * in.head_dim) * sizeof(float);
-  WithVectors(in.head_dim, [&](auto vectors) {
-    AttendKernel<vectors.value><<<static_cast<unsigned>(blocks), kThreads, shared, context.stream()>>>(in, partials);
-  });
-  MergeKernel<<<static_cast<unsigned>(heads_of_rows), 128, 0, context.stream()>>>(partials, in.head_dim,
-                                                                                  args.out.as<float>(), state);
+  const Index blocks = rows * in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce) * splits;
+  const auto kernel = HasVectors(args) ? AttendKernel<true> : AttendKernel<false>;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, kHeadsAtOnce * d * sizeof(float), context.stream()>>>(in, partials);
+  const auto share_bytes = static_cast<std::size_t>(splits) * sizeof(float);
+  if (share_bytes > kPlainSharedBytes) {
+    UNFOLD_TRY(context.Explain(
+        cudaFuncSetAttribute(MergeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(share_bytes)),
+        "SparseAttention"));
+  }
+  MergeKernel<<<static_cast<unsigned>(rows_of_heads), kThreads, share_bytes, context.stream()>>>(
+      in, partials, args.out.as<float>(), state);
   UNFOLD_TRY(context.Launched("SparseAttention"));
   return AddMass(context, memory, args, in, state);
 }
@@ -321,12 +409,11 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
 
 Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
-  if (head_dim > 256) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
+  if (head_dim > kMaxQueryDim) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
   const Index splits = CeilDiv(MostItems(args), kItemsOfSplit);
-  const Index documents = args.context == nullptr ? 0 : args.context->num_documents();
   const Index mass = args.chunk_mass.rank == 0 ? 0 : args.chunk_mass.size();
-  const Index row_floats = heads * (splits * (head_dim + 2) + (documents + 1) * head_dim + mass);
-  const Index at_once = RowsAtOnce(rows, row_floats * static_cast<Index>(sizeof(float)));
+  const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float));
+  const Index at_once = std::clamp<Index>(kCallBytes / std::max<Index>(row_bytes, 1), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {
     UNFOLD_TRY(AttendRows(*context_, RowsOf(args, begin, std::min(begin + at_once, rows)), splits));
   }

@@ -55,6 +55,7 @@ class Transformer {
   struct PassOptions {
     int num_layers = 0;      // 0: all
     bool keys_only = false;  // the last layer computes k and v alone: encoding needs no more of it
+    bool decode = false;     // a step after the prompt: its bits are compared with no other pass's (MatMulArgs)
   };
   // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
   Status Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options);
@@ -66,7 +67,7 @@ class Transformer {
   Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend, DType compute)
       : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend), compute_(compute) {}
   MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, bool accumulate = false) const {
-    return {.x = x, .weight = weight, .accumulate = accumulate, .out = out, .compute = compute_};
+    return {.x = x, .weight = weight, .accumulate = accumulate, .out = out, .compute = compute_, .decode = decode_};
   }
   Status BuildRope();
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
@@ -81,6 +82,7 @@ class Transformer {
   SafeTensors checkpoint_;
   Backend& backend_;
   DType compute_;
+  bool decode_ = false;  // of the running pass
   Weights weights_;
   Buffer rope_cos_, rope_sin_;
   RopeTable rope_;

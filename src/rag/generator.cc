@@ -156,7 +156,7 @@ Status Generator::Prefill() {
     UNFOLD_TRY(attention_->BeginLinks(static_cast<std::int64_t>(context_.config->link_ids.size())));
     UNFOLD_TRY(context_.model->Run(links, *attention_, {.num_layers = 0, .keys_only = true}));
   }
-  UNFOLD_TRY(RunPass(question_.prompt.ids));
+  UNFOLD_TRY(RunPass(question_.prompt.ids, /*decode=*/false));
   prefill_ms_ = MillisecondsSince(begin);
   return Status::Ok();
 }
@@ -170,10 +170,10 @@ std::vector<TokenId> Generator::LinkTokens() const {
   return links;
 }
 
-Status Generator::RunPass(std::span<const TokenId> ids) {
+Status Generator::RunPass(std::span<const TokenId> ids, bool decode) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
   UNFOLD_TRY(attention_->BeginPass(num_tokens));
-  UNFOLD_TRY(context_.model->Run(ids, *attention_));
+  UNFOLD_TRY(context_.model->Run(ids, *attention_, {.num_layers = 0, .keys_only = false, .decode = decode}));
   return context_.model->Logits(num_tokens - 1, logits_);
 }
 
@@ -205,7 +205,7 @@ Result<bool> Generator::Step(const TextSink& sink) {
   if (text_.stopped()) return End(FinishReason::kStop, sink);
   if (!wants_more) return End(FinishReason::kSink, {});
   if (static_cast<std::int64_t>(answer_.size()) == question_.max_answer_tokens) return End(FinishReason::kLength, sink);
-  UNFOLD_TRY(RunPass(std::span(&answer_.back(), 1)));
+  UNFOLD_TRY(RunPass(std::span(&answer_.back(), 1), /*decode=*/true));
   return true;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times single operations of a backend at the sizes of a 7B model, beside what their bytes and flops would take at the
-// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|products]...
+// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|layer|products]...
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -144,15 +144,98 @@ void Products(Backend& backend, std::int64_t rows) {
        {std::pair<std::int64_t, std::int64_t>{3584, 3584}, {1024, 3584}, {18944, 3584}, {3584, 18944}}) {
     const Tensor x = memory.Make(DType::kF32, {rows, inner}), out = memory.Make(DType::kF32, {rows, columns});
     const Tensor weight = memory.Make(DType::kBF16, {columns, inner});
-    const double ms = Median(backend, 20, [&] { return backend.MatMul({x, weight, false, out, DType::kBF16}); });
+    // Several at once, so that waiting for the device does not count: of weights that no cache holds together.
+    const int at_once = rows <= 64 ? 20 : 1;
+    std::vector<Tensor> weights = {weight};
+    while (weights.size() < static_cast<std::size_t>(at_once))
+      weights.push_back(memory.Make(DType::kBF16, {columns, inner}));
+    const double all = Median(backend, 20, [&] {
+      for (const Tensor& one : weights) UNFOLD_TRY(backend.MatMul({x, one, false, out, DType::kBF16, rows <= 64}));
+      return Status::Ok();
+    });
+    const double ms = all / at_once;
     Print("product " + std::to_string(rows) + " x " + std::to_string(inner) + " x " + std::to_string(columns), ms,
           2.0 * static_cast<double>(columns * inner), 2.0 * static_cast<double>(rows * inner * columns));
   }
 }
 
+// One layer of a decoding step over `tokens` of context, all pages resident: score, select, attend (method.md section
+// 4). Chunks are of 7 to 9 tokens, one document.
+void Layer(Backend& backend, std::int64_t tokens, double compression) {
+  Memory memory(backend);
+  constexpr std::int64_t kHeads = 28, kKvHeads = 4, kDim = 128, kPageTokens = 12;
+  const std::int64_t chunks = tokens / 8;
+  const auto top_k = static_cast<std::int64_t>(static_cast<double>(tokens + chunks) / (compression * 7 * 8)) + 1;
+  const auto ints = [&](const std::vector<std::int32_t>& values) {
+    const Tensor tensor = memory.Make(DType::kInt32, {static_cast<std::int64_t>(values.size())});
+    Must(backend.Upload(tensor, values.data()));
+    return tensor;
+  };
+  std::vector<std::int32_t> pages, lengths;
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    pages.push_back(static_cast<std::int32_t>(c * 7919 % chunks));  // not in order: 7919 is prime
+    lengths.push_back(static_cast<std::int32_t>(7 + c % 3));
+  }
+  ContextView context;
+  context.segment_offset = ints({0});
+  context.segment_sink = ints({0, 4});
+  context.sink_k = memory.Make(DType::kF32, {kKvHeads, 4, kDim});
+  context.sink_v = memory.Make(DType::kF32, {kKvHeads, 4, kDim});
+  context.gists[0].segment = ints({0, static_cast<std::int32_t>(chunks)});
+  context.gists[0].k = memory.Make(DType::kF32, {kKvHeads, chunks, kDim});
+  context.gists[0].v = memory.Make(DType::kF32, {kKvHeads, chunks, kDim});
+  context.chunk_page = ints(pages);
+  context.chunk_tokens = ints(lengths);
+  context.page_k = memory.Make(DType::kF32, {chunks, kKvHeads, kPageTokens, kDim});
+  context.page_v = memory.Make(DType::kF32, {chunks, kKvHeads, kPageTokens, kDim});
+
+  const Tensor q = memory.Make(DType::kF32, {1, kHeads, kDim}), positions = ints({static_cast<std::int32_t>(tokens)});
+  const RopeTable rope{memory.Make(DType::kF32, {tokens + 64, kDim / 2}),
+                       memory.Make(DType::kF32, {tokens + 64, kDim / 2})};
+  const Tensor scores = memory.Make(DType::kF32, {1, kHeads, chunks});
+  const ChosenGists chosen{memory.Make(DType::kInt32, {1, kKvHeads, chunks}),
+                           memory.Make(DType::kInt32, {1, kKvHeads})};
+  SparseAttentionArgs attend;
+  attend.q = q;
+  attend.positions = positions;
+  attend.rope = rope;
+  attend.scale = 0.01F;  // the tables are no rotations: large values
+  attend.context = &context;
+  attend.chosen[0] = chosen;
+  attend.tail_k = memory.Make(DType::kF32, {kKvHeads, 64, kDim});
+  attend.tail_v = memory.Make(DType::kF32, {kKvHeads, 64, kDim});
+  attend.tail_position = tokens;
+  attend.out = memory.Make(DType::kF32, {1, kHeads, kDim});
+  const auto score = [&] {
+    return backend.GistScore({.q = q, .positions = positions, .rope = rope, .context = &context, .scores = scores});
+  };
+  const auto select = [&] {
+    return backend.SelectChunks({.scores = scores, .kv_heads = kKvHeads, .top_k = top_k, .chosen = chosen});
+  };
+  const auto many = [&](auto run) {
+    return Median(backend, 20,
+                  [&] {
+                    for (int i = 0; i < 20; ++i) UNFOLD_TRY(run());
+                    return Status::Ok();
+                  }) /
+           20;
+  };
+  const double score_ms = many(score), select_ms = many(select);
+  const double attend_ms = many([&] { return backend.SparseAttention(attend); });
+  std::int32_t counts[kKvHeads] = {};
+  Must(backend.Download(counts, chosen.counts));
+  double kept = 0;
+  for (const std::int32_t count : counts) kept += count;
+  const std::string name = "layer of " + std::to_string(tokens) + " tokens, ";
+  const double row = kDim * sizeof(float);
+  Print(name + "score", score_ms, static_cast<double>(kKvHeads * chunks) * row, 0);
+  Print(name + "select " + std::to_string(top_k), select_ms, static_cast<double>(scores.bytes()), 0);
+  Print(name + "attend " + std::to_string(static_cast<int>(kept)), attend_ms, kept * 2 * 9 * row, 0);
+}
+
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|products]...\n");
+    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|layer|products]...\n");
     return 2;
   }
   Result<std::unique_ptr<Backend>> made = MakeBackend(argv[1], 0);
@@ -167,6 +250,9 @@ int Main(int argc, char** argv) {
     Prefill(backend, DType::kBF16, 16384, 1);
     Prefill(backend, DType::kBF16, 65536, 1);
     Prefill(backend, DType::kF32, 2048, 8);
+  }
+  if (wanted("layer")) {
+    for (const std::int64_t tokens : {8192, 131072, 524288}) Layer(backend, tokens, 8);
   }
   if (wanted("products")) {
     for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);

@@ -230,7 +230,7 @@ TEST_P(OpErrors, SparseAttention) {
   bad_view("context.chunk_page", [&] { view.chunk_page.dims[0] = 4; });
   bad_view("context.sink_v", [&] { view.sink_v.dims[1] = 1; });
   bad_view("context.segment_sink", [&] { view.segment_sink.dims[0] = 2; });
-  const std::vector<std::int32_t> sinks = {0, 3, 2}, late = {2, 600};
+  const std::vector<std::int32_t> sinks = {0, 1, 3}, late = {2, 600};
   bad_view("context.segment_sink", [&] { view.segment_sink = TensorOf(sinks); });
   bad_view("context.segment_offset[1]", [&] { view.segment_offset = TensorOf(late); });
   pages[1] = 7;

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gists that are candidates under chosen parents (method.md 4.4), as lists in device memory. Included by .cu files
+// only.
+#ifndef UNFOLD_KERNELS_CUDA_CANDIDATES_H_
+#define UNFOLD_KERNELS_CUDA_CANDIDATES_H_
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/context.h"
+
+namespace unfold {
+
+// The lists of candidates under chosen parents, and how many each has.
+struct Candidates {
+  const std::int32_t* gists = nullptr;   // [lists, C_level], null: all of the level, C_level in each list
+  const std::int32_t* counts = nullptr;  // [lists]
+};
+
+// The faults that lists of chosen gists can have.
+struct ListFaults {
+  FaultKind counts, gists, order, child;
+};
+
+// Lists of all candidates when `parents` is not set; `child` as in GistLevel, `gists` of the level below. A list with a
+// bad value becomes empty and gets a note.
+Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents, const Tensor& child,
+                             std::int64_t gists, const ListFaults& faults);
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_CANDIDATES_H_

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Query rows as the keys of documents want them: rotated to their position inside each document, by the block that
+// needs them. What scoring and attention share: a thread takes one key and meets kHeadsAtOnce heads with it.
+#ifndef UNFOLD_KERNELS_CUDA_QUERIES_CUH_
+#define UNFOLD_KERNELS_CUDA_QUERIES_CUH_
+
+#include "kernels/backend.h"
+#include "kernels/cuda/common.cuh"
+
+namespace unfold {
+
+constexpr int kHeadsAtOnce = 8;
+constexpr Index kMaxQueryDim = 256;
+
+struct QueryInputs {
+  const float* q = nullptr;  // [T, H, D], not rotated
+  const std::int32_t* positions = nullptr;
+  const float *cos = nullptr, *sin = nullptr;
+  const std::int32_t* segment_offset = nullptr;
+  Index heads = 0, head_dim = 0, documents = 0, table_rows = 0;
+  FaultSink faults;
+  FaultKind position_fault, offset_fault;
+};
+
+inline QueryInputs MakeQueries(const Tensor& q, const Tensor& positions, const RopeTable& rope,
+                               const Tensor& segment_offset, const FaultSink& faults, FaultKind position_fault,
+                               FaultKind offset_fault) {
+  return {q.as<float>(),
+          positions.as<std::int32_t>(),
+          rope.cos.as<float>(),
+          rope.sin.as<float>(),
+          segment_offset.as<std::int32_t>(),
+          q.dims[1],
+          q.dims[2],
+          segment_offset.rank == 0 ? 0 : segment_offset.dims[0],
+          rope.cos.dims[0],
+          faults,
+          position_fault,
+          offset_fault};
+}
+
+// The first of ascending values that is not below `value`.
+__device__ inline Index FirstNotBelow(const std::int32_t* sorted, Index count, std::int32_t value) {
+  Index low = 0;
+  while (low < count) {
+    const Index middle = (low + count) / 2;
+    if (sorted[middle] < value)
+      low = middle + 1;
+    else
+      count = middle;
+  }
+  return low;
+}
+
+// Fills to [kHeadsAtOnce, D] with heads [first_head, first_head + heads) of row t, rotated for `document`
+// (in.documents: at the global position); zeros for heads past them and for a position that is not in the table. All
+// threads of the block take part; a barrier must stand before and after.
+__device__ inline void LoadQueries(const QueryInputs& in, Index t, Index document, Index first_head, int heads,
+                                   float* to) {
+  const int half = static_cast<int>(in.head_dim / 2);
+  const std::int32_t global = in.positions[t];
+  bool good = InRange(in.faults, in.position_fault, t, global, in.table_rows);
+  Index position = global;
+  if (document < in.documents) {
+    const std::int32_t offset = in.segment_offset[document];
+    if (offset < 0 || offset > global) {
+      NoteFault(in.faults, in.offset_fault, document, offset, global);
+      good = false;
+    }
+    position -= offset;
+  }
+  for (int i = threadIdx.x; i < kHeadsAtOnce * half; i += blockDim.x) {
+    const int h = i / half, e = i % half;
+    float a = 0, b = 0;
+    if (h < heads && good) {
+      const float* from = in.q + (t * in.heads + first_head + h) * in.head_dim + e;
+      const float c = in.cos[position * half + e], s = in.sin[position * half + e];
+      a = fmaf(from[0], c, -__fmul_rn(from[half], s));
+      b = fmaf(from[half], c, __fmul_rn(from[0], s));
+    }
+    to[h * 2 * half + e] = a;
+    to[h * 2 * half + half + e] = b;
+  }
+}
+
+// dots[h] = <queries[h], key>, in the order of the dims. With kVectors the key is aligned to 16 bytes, and D a multiple
+// of 4; the bits are the same without.
+template <bool kVectors>
+__device__ __forceinline__ void DotHeads(const float* queries, const float* key, int d, float (&dots)[kHeadsAtOnce]) {
+#pragma unroll
+  for (int h = 0; h < kHeadsAtOnce; ++h) dots[h] = 0;
+  if (kVectors) {
+#pragma unroll 4
+    for (int e = 0; e < d; e += 4) {
+      const float4 k = __ldg(reinterpret_cast<const float4*>(key + e));
+#pragma unroll
+      for (int h = 0; h < kHeadsAtOnce; ++h) {
+        const float4 q = *reinterpret_cast<const float4*>(queries + h * d + e);
+        dots[h] = fmaf(q.x, k.x, dots[h]);
+        dots[h] = fmaf(q.y, k.y, dots[h]);
+        dots[h] = fmaf(q.z, k.z, dots[h]);
+        dots[h] = fmaf(q.w, k.w, dots[h]);
+      }
+    }
+  } else {
+    for (int e = 0; e < d; ++e) {
+      const float k = key[e];
+#pragma unroll
+      for (int h = 0; h < kHeadsAtOnce; ++h) dots[h] = fmaf(queries[h * d + e], k, dots[h]);
+    }
+  }
+}
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_QUERIES_CUH_
