@@ -5,8 +5,8 @@
 // Bytes of scoring: the candidates' keys once for every kHeadsAtOnce heads of a group. Selection reads the scores four
 // times, from L2 when there are few rows.
 // Tried (H200, 28/4 heads x 128, 128K tokens of context, launches included): scores by a warp for each key, queries
-// rotated by a kernel of their own: 51 us; a thread for each key: 19. The best 330 of 16,384 by radix selection: 203 us;
-// by equal parts: 21.
+// rotated by a kernel of their own: 51 us; a thread for each key: 19. The best 330 of 16,384 by radix selection: 203
+// us; by equal parts: 21.
 #include <algorithm>
 
 #include "kernels/cuda/backend.h"
