@@ -47,11 +47,7 @@ __global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t
     const std::int32_t begin = i < used ? child[chosen[i]] : 0, end = i < used ? child[chosen[i] + 1] : 0;
     // Where this parent's children begin: the sum over those before it.
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    std::int32_t through = end - begin;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const std::int32_t before = __shfl_up_sync(kAllLanes, through, step);
-      if (lane >= step) through += before;
-    }
+    const std::int32_t through = WarpSumThrough(end - begin);
     __syncthreads();
     if (lane == kWarp - 1) sums[warp] = through;
     __syncthreads();

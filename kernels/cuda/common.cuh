@@ -35,6 +35,16 @@ __device__ __forceinline__ double WarpSum(double value) {
   return value;
 }
 
+// The sum of this lane's value and those of the lanes before it. All lanes take part.
+__device__ __forceinline__ int WarpSumThrough(int value) {
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, value, step);
+    if (static_cast<int>(threadIdx.x) % kWarp >= step) value += before;
+  }
+  return value;
+}
+
 // The sum over a block of up to 1,024 threads, in every thread. `shared` has an entry for each warp; a barrier stands
 // before and after its use.
 template <typename T>
@@ -68,6 +78,9 @@ __device__ __forceinline__ bool InRange(const FaultSink& sink, FaultKind kind, I
 
 __host__ __device__ constexpr Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
 inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigned>(CeilDiv(work, per_block)); }
+
+// Whether memory can be loaded 16 bytes at a time.
+inline bool HasVectors(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0; }
 
 // Calls `run` with a null pointer of the type that holds elements of `type`.
 template <typename Run>

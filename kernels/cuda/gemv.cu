@@ -80,13 +80,12 @@ void Launch(CudaContext& context, const MatMulArgs& args) {
       args.out.as<float>());
 }
 
-bool IsAligned(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0; }
-
 }  // namespace
 
 bool TakesDecodeProduct(const MatMulArgs& args) {
   const Index rows = args.x.dims[0], inner = args.x.dims[1];
-  return args.decode && rows >= 1 && rows <= kMaxRows && inner % 8 == 0 && IsAligned(args.x) && IsAligned(args.weight);
+  const bool vectors = inner % 8 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data);
+  return args.decode && rows >= 1 && rows <= kMaxRows && vectors;
 }
 
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args) {

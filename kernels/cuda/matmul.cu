@@ -93,10 +93,8 @@ struct Layouts {
   }
 };
 
-constexpr std::uintptr_t kAlignment = 16;  // of what the chosen algorithms load at once
-constexpr Index kTypicalRows = 4096;       // the batch an algorithm is chosen for: a packed batch of documents
-
-bool IsAligned(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % kAlignment == 0; }
+constexpr std::uint32_t kAlignment = 16;  // of what the chosen algorithms load at once: HasVectors
+constexpr Index kTypicalRows = 4096;      // the batch an algorithm is chosen for: a packed batch of documents
 
 }  // namespace
 
@@ -170,9 +168,9 @@ Status TensorCoreProducts::Run(const MatMulArgs& args) {
   CallMemory memory(context_, "MatMul");
   const __nv_bfloat16* x = RoundToBf16(context_, memory, args.x);
   const void* weight = args.weight.data;
-  if (!IsAligned(weight)) weight = memory.Array<__nv_bfloat16>(args.weight.size());
+  if (!HasVectors(weight)) weight = memory.Array<__nv_bfloat16>(args.weight.size());
   auto* out = args.out.as<float>();
-  if (!IsAligned(out)) out = memory.Array<float>(args.out.size());
+  if (!HasVectors(out)) out = memory.Array<float>(args.out.size());
   UNFOLD_TRY(memory.status());
   const auto copy = [&](void* to, const void* from, std::size_t bytes) {
     if (to == from) return Status::Ok();

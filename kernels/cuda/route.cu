@@ -115,7 +115,7 @@ __global__ void SumRangesKernel(const RouteHead* heads, Index ranges, Index rows
 
 // Keys where tensor cores can load them: as they are, or a copy that is aligned.
 const __nv_bfloat16* AlignedKeys(CudaContext& context, CallMemory& memory, const Tensor& keys) {
-  if (reinterpret_cast<std::uintptr_t>(keys.data) % 16 == 0) return keys.as<const __nv_bfloat16>();
+  if (HasVectors(keys.data)) return keys.as<const __nv_bfloat16>();
   auto* copy = memory.Array<__nv_bfloat16>(keys.size());
   if (copy != nullptr) {
     (void)cudaMemcpyAsync(copy, keys.data, keys.bytes(), cudaMemcpyDeviceToDevice, context.stream());

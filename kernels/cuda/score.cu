@@ -222,11 +222,7 @@ __device__ unsigned long long FindCutInBins(const float* scores, Index count, In
   // Each thread has two bins, the best thread first; how many candidates lie above them?
   const int top = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
   const int first = shared.counts[top], second = shared.counts[top - 1];
-  int through = first + second;
-  for (int step = 1; step < kWarp; step *= 2) {
-    const int before = __shfl_up_sync(kAllLanes, through, step);
-    if (lane >= step) through += before;
-  }
+  const int through = WarpSumThrough(first + second);
   if (lane == kWarp - 1) shared.sums[warp] = through;
   __syncthreads();
   int above = through - first - second;
@@ -310,12 +306,7 @@ __global__ void __launch_bounds__(kSelectThreads)
   for (Index first = 0; first < words; first += kSelectThreads) {
     const Index word = first + threadIdx.x;
     unsigned bits = word < words ? marks[list * words + word] : 0;
-    int through = __popc(bits);
-    const int own = through;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int before = __shfl_up_sync(kAllLanes, through, step);
-      if (lane >= step) through += before;
-    }
+    const int own = __popc(bits), through = WarpSumThrough(own);
     __syncthreads();
     if (lane == kWarp - 1) sums[warp] = through;
     __syncthreads();
@@ -358,7 +349,7 @@ Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
   const Index lists = args.q.dims[0] * kv_heads, batches = CeilDiv(args.q.dims[1] / kv_heads, kHeadsAtOnce);
   const Index blocks = lists * batches * CeilDiv(gists, kScoreThreads);
   if (blocks == 0) return Status::Ok();
-  const bool vectors = head_dim % 4 == 0 && reinterpret_cast<std::uintptr_t>(level.k.data) % 16 == 0;
+  const bool vectors = head_dim % 4 == 0 && HasVectors(level.k.data);
   const auto kernel = vectors ? ScoreKernel<true> : ScoreKernel<false>;
   kernel<<<static_cast<unsigned>(blocks), kScoreThreads, kHeadsAtOnce * head_dim * sizeof(float), context_->stream()>>>(
       in, args.scores.as<float>());

@@ -68,11 +68,7 @@ __device__ std::int32_t LoadItems(const ItemsOfRow& row, Index first, Index last
     const Index i = first + threadIdx.x;
     Item item;
     if (threadIdx.x < kItemsOfSplit && i < last) item = row.At(i);
-    std::int32_t through = item.keys();
-    for (int step = 1; step < kWarp; step *= 2) {
-      const std::int32_t before = __shfl_up_sync(kAllLanes, through, step);
-      if (static_cast<int>(threadIdx.x) >= step) through += before;
-    }
+    const std::int32_t through = WarpSumThrough(item.keys());
     if (threadIdx.x < kItemsOfSplit) {
       shared.items[threadIdx.x] = item;
       shared.ends[threadIdx.x] = through;
@@ -329,12 +325,10 @@ AttentionInputs MakeInputs(const SparseAttentionArgs& args, const FaultSink& fau
   return in;
 }
 
-// Whether keys can be loaded 16 bytes at a time.
-bool HasVectors(const SparseAttentionArgs& args) {
+// Whether all keys that a call can read can be loaded 16 bytes at a time.
+bool KeysHaveVectors(const SparseAttentionArgs& args) {
   bool vectors = args.q.dims[2] % 4 == 0;
-  const auto check = [&](const Tensor& keys) {
-    vectors = vectors && reinterpret_cast<std::uintptr_t>(keys.data) % 16 == 0;
-  };
+  const auto check = [&](const Tensor& keys) { vectors = vectors && HasVectors(keys.data); };
   check(args.tail_k);
   if (args.prefix_tokens > 0) check(args.prefix_k);
   if (args.context == nullptr) return vectors;
@@ -375,7 +369,7 @@ Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionAr
   auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
   UNFOLD_TRY(memory.status());
   const Index splits = CeilDiv(chunks, kItemsOfSplit);
-  const auto kernel = HasVectors(args) ? MassKernel<true> : MassKernel<false>;
+  const auto kernel = KeysHaveVectors(args) ? MassKernel<true> : MassKernel<false>;
   kernel<<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads,
            kHeadsAtOnce * in.queries.head_dim * sizeof(float), context.stream()>>>(in, splits, state, parts);
   const Index first = args.mass_from * lists_of_row;
@@ -393,7 +387,7 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   auto* state = memory.Array<float2>(rows_of_heads);
   UNFOLD_TRY(memory.status());
   const Index blocks = rows * in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce) * splits;
-  const auto kernel = HasVectors(args) ? AttendKernel<true> : AttendKernel<false>;
+  const auto kernel = KeysHaveVectors(args) ? AttendKernel<true> : AttendKernel<false>;
   kernel<<<static_cast<unsigned>(blocks), kThreads, kHeadsAtOnce * d * sizeof(float), context.stream()>>>(in, partials);
   const auto share_bytes = static_cast<std::size_t>(splits) * sizeof(float);
   if (share_bytes > kPlainSharedBytes) {
