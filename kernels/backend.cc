@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "kernels/arg_check.h"
 #include "kernels/cpu/isa.h"
@@ -51,11 +52,18 @@ void CheckSequences(ArgCheck& check, const GistPrefillArgs& args, std::int64_t r
   }
 }
 
+// The one type that the KV of a call has to have: that of `first`.
+unsigned KvType(ArgCheck& check, std::string_view field, const Tensor& first) {
+  const unsigned type = TypeBit(first.dtype);
+  check.That((type & ArgCheck::kStoredKv) != 0, field, "must be f32 or bf16");
+  return type;
+}
+
 // Level `level` of the gists: keys, segments, children. Returns its number of gists.
-std::int64_t CheckLevel(ArgCheck& check, const ContextView& context, int level, std::int64_t kv_heads,
+std::int64_t CheckLevel(ArgCheck& check, const ContextView& context, int level, unsigned kv, std::int64_t kv_heads,
                         std::int64_t head_dim) {
   const GistLevel& gists = context.gists[level];
-  check.Shape("context.gists.k", gists.k, kF32, {kv_heads, kAny, head_dim});
+  check.Shape("context.gists.k", gists.k, kv, {kv_heads, kAny, head_dim});
   const std::int64_t count = check.ok() ? gists.k.dims[1] : 0;
   check.Shape("context.gists.segment", gists.segment, kInt32, {context.num_documents() + 1});
   if (level > 0) check.Shape("context.gists.child", gists.child, kInt32, {count + 1});
@@ -63,11 +71,12 @@ std::int64_t CheckLevel(ArgCheck& check, const ContextView& context, int level, 
 }
 
 // All levels, lowest first. Returns the number of chunks.
-std::int64_t CheckLevels(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim) {
+std::int64_t CheckLevels(ArgCheck& check, const ContextView& context, unsigned kv, std::int64_t kv_heads,
+                         std::int64_t head_dim) {
   check.Range("context.num_levels", context.num_levels, 1, kMaxGistLevels);
   check.Shape("context.segment_offset", context.segment_offset, kInt32, {kAny});
   for (int level = 0; level < context.num_levels && check.ok(); ++level) {
-    CheckLevel(check, context, level, kv_heads, head_dim);
+    CheckLevel(check, context, level, kv, kv_heads, head_dim);
   }
   return check.ok() ? context.gists[0].k.dims[1] : 0;
 }
@@ -87,37 +96,51 @@ void CheckParentGists(ArgCheck& check, const ContextView* context, int level, co
 }
 
 // The rest of the context: what SparseAttention reads beside gist keys. Returns the number of chunks.
-std::int64_t CheckContext(ArgCheck& check, const ContextView& context, std::int64_t kv_heads, std::int64_t head_dim,
-                          GistRead read) {
-  const std::int64_t chunks = CheckLevels(check, context, kv_heads, head_dim);
+std::int64_t CheckContext(ArgCheck& check, const ContextView& context, unsigned kv, std::int64_t kv_heads,
+                          std::int64_t head_dim, GistRead read) {
+  const std::int64_t chunks = CheckLevels(check, context, kv, kv_heads, head_dim);
   for (int level = 0; level < context.num_levels && check.ok(); ++level) {
     const GistLevel& gists = context.gists[level];
-    check.Shape("context.gists.v", gists.v, kF32, {kv_heads, gists.k.dims[1], head_dim});
+    check.Shape("context.gists.v", gists.v, kv, {kv_heads, gists.k.dims[1], head_dim});
   }
-  check.Shape("context.sink_k", context.sink_k, kF32, {kv_heads, kAny, head_dim});
+  check.Shape("context.sink_k", context.sink_k, kv, {kv_heads, kAny, head_dim});
   const std::int64_t sinks = check.ok() ? context.sink_k.dims[1] : 0;
-  check.Shape("context.sink_v", context.sink_v, kF32, {kv_heads, sinks, head_dim});
+  check.Shape("context.sink_v", context.sink_v, kv, {kv_heads, sinks, head_dim});
   check.Shape("context.segment_sink", context.segment_sink, kInt32, {context.num_documents() + 1});
   if (read != GistRead::kChosen || chunks == 0 || !check.ok()) return chunks;
 
   check.Shape("context.chunk_page", context.chunk_page, kInt32, {chunks});
   check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
-  check.Shape("context.page_k", context.page_k, kF32, {kAny, kv_heads, kAny, head_dim});
-  check.Shape("context.page_v", context.page_v, kF32,
+  check.Shape("context.page_k", context.page_k, kv, {kAny, kv_heads, kAny, head_dim});
+  check.Shape("context.page_v", context.page_v, kv,
               {context.page_k.dims[0], kv_heads, context.page_k.dims[2], head_dim});
   return chunks;
 }
 
 // A cache of rows per head, of which at least `used` exist.
 void CheckRows(ArgCheck& check, std::string_view field_k, const Tensor& k, std::string_view field_v, const Tensor& v,
-               std::int64_t kv_heads, std::int64_t head_dim, std::int64_t used) {
-  check.Shape(field_k, k, kF32, {kv_heads, kAny, head_dim});
+               unsigned kv, std::int64_t kv_heads, std::int64_t head_dim, std::int64_t used) {
+  check.Shape(field_k, k, kv, {kv_heads, kAny, head_dim});
   if (!check.ok()) return;
-  check.Shape(field_v, v, kF32, {kv_heads, k.dims[1], head_dim});
+  check.Shape(field_v, v, kv, {kv_heads, k.dims[1], head_dim});
   check.That(k.dims[1] >= used, field_k, "has fewer rows than are used");
 }
 
+// Where operations have no cost of their own beside their work: calls them.
+class CalledAgain final : public Recording {
+ public:
+  explicit CalledAgain(std::function<Status()> work) : work_(std::move(work)) {}
+  Status Run() override { return work_(); }
+
+ private:
+  std::function<Status()> work_;
+};
+
 }  // namespace
+
+Result<std::unique_ptr<Recording>> Backend::Record(std::function<Status()> work) {
+  return Result<std::unique_ptr<Recording>>(std::make_unique<CalledAgain>(std::move(work)));
+}
 
 Status Backend::Embed(const EmbedArgs& args) {
   ArgCheck check("Embed");
@@ -190,8 +213,8 @@ Status Backend::Unfold(const UnfoldArgs& args) {
   }
   check.Shape("positions", args.positions, kInt32, {rows});
   CheckRope(check, args.rope, head_dim);
-  check.Shape("out_k", args.out_k, kF32, {kv_heads, kAny, head_dim});
-  check.Shape("out_v", args.out_v, kF32, {kv_heads, args.out_k.dims[1], head_dim});
+  check.Shape("out_k", args.out_k, ArgCheck::kStoredKv, {kv_heads, kAny, head_dim});
+  check.Shape("out_v", args.out_v, TypeBit(args.out_k.dtype), {kv_heads, args.out_k.dims[1], head_dim});
   if (check.ok()) check.Range("row_begin", args.row_begin, 0, args.out_k.dims[1] - rows);
   return check.ok() ? DoUnfold(args) : check.status();
 }
@@ -205,7 +228,8 @@ Status Backend::GistScore(const GistScoreArgs& args) {
   if (!check.ok()) return check.status();
   const std::int64_t kv_heads = args.context->gists[0].k.dims[0];
   CheckGroups(check, heads, kv_heads);
-  CheckLevels(check, *args.context, kv_heads, head_dim);
+  const unsigned kv = KvType(check, "context.gists.k", args.context->gists[0].k);
+  CheckLevels(check, *args.context, kv, kv_heads, head_dim);
   check.Range("level", args.level, 0, args.context->num_levels - 1);
   if (!check.ok()) return check.status();
   CheckParentGists(check, args.context, args.level, args.parents, rows, kv_heads);
@@ -239,13 +263,15 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   check.Range("prefix_tokens", args.prefix_tokens, 0, kMaxIndex);
   check.Range("tail_position", args.tail_position, 0, kMaxIndex);
   const std::int64_t kv_heads = args.tail_k.dims[0];
-  CheckRows(check, "tail_k", args.tail_k, "tail_v", args.tail_v, kv_heads, head_dim, 0);
+  const unsigned kv = KvType(check, "tail_k", args.tail_k);
+  CheckRows(check, "tail_k", args.tail_k, "tail_v", args.tail_v, kv, kv_heads, head_dim, 0);
   CheckGroups(check, heads, kv_heads);
   if (args.prefix_tokens > 0) {
-    CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv_heads, head_dim, args.prefix_tokens);
+    CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv, kv_heads, head_dim, args.prefix_tokens);
   }
   const bool with_documents = args.context != nullptr;
-  const std::int64_t chunks = with_documents ? CheckContext(check, *args.context, kv_heads, head_dim, args.read) : 0;
+  const std::int64_t chunks =
+      with_documents ? CheckContext(check, *args.context, kv, kv_heads, head_dim, args.read) : 0;
   for (int level = 0; chunks > 0 && args.read == GistRead::kChosen && level < args.context->num_levels; ++level) {
     CheckChosenGists(check, "chosen", args.chosen[level], rows, kv_heads, args.context->gists[level].k.dims[1]);
   }

@@ -17,6 +17,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -94,9 +95,10 @@ struct GistPrefillArgs {
   DType compute = DType::kF32;  // or kBF16
 };
 
-// Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens to f32, and writes rows
-// [row_begin, row_begin + T) of every head. Unfolds raw chunks into pages, loads gists and sinks, appends the tail.
-// Element (t, h, e) of int8 rows stands for k[t, h, e] * k_scale[h, e], likewise v.
+// Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens, rounds to the type of `out_k`,
+// and writes rows [row_begin, row_begin + T) of every head. Unfolds raw chunks into pages, loads gists and sinks,
+// appends the tail. Element (t, h, e) of int8 rows stands for k[t, h, e] * k_scale[h, e], likewise v.
+// Bound: 2 * eps * the sum of both magnitudes of the pair; with bf16 out + 2^-8 * |out|
 struct UnfoldArgs {
   Tensor k;          // f32|bf16|int8 [T, Hk, D], not rotated
   Tensor v;          // as k
@@ -105,17 +107,20 @@ struct UnfoldArgs {
   Tensor positions;  // i32 [T]
   RopeTable rope;
   std::int64_t row_begin = 0;
-  Tensor out_k;  // f32 [Hk, rows, D]
-  Tensor out_v;  // f32 [Hk, rows, D]
+  Tensor out_k;  // f32|bf16 [Hk, rows, D]
+  Tensor out_v;  // as out_k
 };
+
+// KV of a context: every tensor of keys and values that one call reads is f32, or every one is bf16 (`kv` in the shapes
+// below; `cpu` takes f32 alone). With bf16 a backend may round the rotated query and the softmax terms to bf16.
 
 // The gists of one level of a context, document after document. Level 0: one gist per chunk, in chunk order. A gist of
 // level n >= 1 (H-SSA) stands for a run of gists of level n - 1, its children.
 struct GistLevel {
   Tensor segment;  // i32 [m + 1]: gists of document j are [segment[j], segment[j+1])
   Tensor child;  // i32 [C_n + 1]: children of gist s are [child[s], child[s+1]) of the level below. Not set at level 0
-  Tensor k;      // f32 [Hk, C_n, D]
-  Tensor v;      // f32 [Hk, C_n, D]
+  Tensor k;      // kv [Hk, C_n, D]
+  Tensor v;      // kv [Hk, C_n, D]
 };
 
 // The compressed context of a query at one layer: m documents, each encoded alone, keys rotated to positions inside
@@ -124,16 +129,16 @@ struct GistLevel {
 struct ContextView {
   Tensor segment_offset;  // i32 [m]: global position of each document's first token
   Tensor segment_sink;    // i32 [m + 1]: sink rows of document j are [segment_sink[j], segment_sink[j+1])
-  Tensor sink_k;          // f32 [Hk, sinks, D]   always visible
-  Tensor sink_v;          // f32 [Hk, sinks, D]
+  Tensor sink_k;          // kv [Hk, sinks, D]   always visible
+  Tensor sink_v;          // kv [Hk, sinks, D]
   int num_levels = 1;
   std::array<GistLevel, kMaxGistLevels> gists;  // the first num_levels are set; C = C_0 below
   // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. chunk_page[c] < 0 means not unfolded,
   // and choosing such a chunk is an error.
   Tensor chunk_page;    // i32 [C]
   Tensor chunk_tokens;  // i32 [C]
-  Tensor page_k;        // f32 [P, Hk, L_max, D]
-  Tensor page_v;        // f32 [P, Hk, L_max, D]
+  Tensor page_k;        // kv [P, Hk, L_max, D]
+  Tensor page_v;        // kv [P, Hk, L_max, D]
 
   std::int64_t num_documents() const { return segment_offset.dims[0]; }
 };
@@ -148,7 +153,7 @@ struct ChosenGists {
 // chosen at the level above, or all of the level when `parents` is not set (method.md 4.4). Candidate i is the i-th in
 // ascending order; what an op reads or writes per candidate stands at i, so work grows with candidates alone.
 struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidate i]>, no scaling (method.md 4.1).
-                        // Bound: (D + 6) * eps * |q| * |k|
+                        // Bound: (D + 6) * eps * |q| * |k|, with bf16 keys + 2^-8 * |q| * |k|
   Tensor q;             // f32 [T, H, D], not rotated
   Tensor positions;     // i32 [T], global
   RopeTable rope;
@@ -180,21 +185,21 @@ enum class GistRead : std::uint8_t {
 };
 
 // Attention of query rows over prefix, sinks, gists, raw tokens of chosen chunks, and the tail.
-// Bound: (2 * keys + D + 8) * eps * (1 + scale * |q| * max |k|) * max |v|
+// Bound: (2 * keys + D + 8) * eps * (1 + scale * |q| * max |k|) * max |v|; with bf16 KV 2^-7 beside eps's factor
 struct SparseAttentionArgs {
   Tensor q;          // f32 [T, H, D], not rotated
   Tensor positions;  // i32 [T], global
   RopeTable rope;
   float scale = 1;  // 1 / sqrt(D)
-  Tensor prefix_k;  // f32 [Hk, rows >= prefix_tokens, D], rotated; always visible
-  Tensor prefix_v;  // f32 [Hk, rows, D]
+  Tensor prefix_k;  // kv [Hk, rows >= prefix_tokens, D], rotated; always visible
+  Tensor prefix_v;  // kv [Hk, rows, D]
   std::int64_t prefix_tokens = 0;
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
   std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
   Tensor row_documents;  // i32 [T], optional: row t sees the first row_documents[t] documents. Not set: all
-  Tensor tail_k;         // f32 [Hk, rows, D], rotated
-  Tensor tail_v;         // f32 [Hk, rows, D]
+  Tensor tail_k;         // kv [Hk, rows, D], rotated
+  Tensor tail_v;         // kv [Hk, rows, D]
   // Global position of tail row 0: a query row at position p sees tail rows [0, p - tail_position].
   std::int64_t tail_position = 0;
   // Optional: += attention mass on each chunk (its gist and raw tokens), summed over all heads of query rows >=
@@ -217,11 +222,21 @@ struct RouteScoreArgs {
   std::span<double> sum_squares;  // T entries
 };
 
+// Operations recorded once, to be run many times.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual Status Run() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual std::string_view name() const = 0;
+  // The type in which activations and KV should lie for products of `compute`: f32, or bf16 where that is faster and
+  // rounds no more than the products do.
+  virtual DType WorkingType(DType /*compute*/) const { return DType::kF32; }
 
   // Device memory, not initialised. ResourceExhausted with what was asked.
   virtual Result<Buffer> Allocate(std::size_t bytes) = 0;
@@ -231,6 +246,10 @@ class Backend {
   // A tensor for weights that lie in host memory (a mapped file), valid while the backend and that memory live: `ref`
   // returns the view itself, `cpu` a copy in large pages.
   virtual Result<Tensor> ImportWeights(const Tensor& host) = 0;
+  // Records the operations that `work` calls; whether it is called now, or in each Run, is the backend's matter. What
+  // runs is the same operations on the same tensors and host spans, whose values may have changed. `work` neither
+  // uploads nor downloads. The backend must outlive the recording.
+  virtual Result<std::unique_ptr<Recording>> Record(std::function<Status()> work);
 
   Status Embed(const EmbedArgs& args);
   Status RmsNorm(const RmsNormArgs& args);

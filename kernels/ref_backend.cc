@@ -27,6 +27,15 @@ double At(const Tensor& tensor, Index i) {
   return 0;
 }
 
+// Element i of an output, rounded to its type.
+void Put(const Tensor& tensor, Index i, double value) {
+  const auto rounded = static_cast<float>(value);
+  if (tensor.dtype == DType::kBF16)
+    tensor.as<std::uint16_t>()[i] = F32ToBF16(rounded);
+  else
+    tensor.as<float>()[i] = rounded;
+}
+
 // D elements, turned to `position`.
 std::vector<double> Turned(const std::vector<double>& x, const RopeTable& rope, Index position) {
   const auto half = static_cast<Index>(x.size() / 2);
@@ -55,13 +64,17 @@ double Dot(const std::vector<double>& q, const Tensor& keys, Index row) {
 
 // One query head's attention: logits and values are collected, then weighed by softmax.
 struct Attention {
+  struct Value {
+    const Tensor* v;
+    Index at;  // of the first of D elements
+  };
   std::vector<double> logits;
-  std::vector<const float*> values;  // each D elements
-  std::vector<Index> chunks;         // the chunk a key belongs to, -1: none
+  std::vector<Value> values;
+  std::vector<Index> chunks;  // the chunk a key belongs to, -1: none
 
   void Add(double logit, const Tensor& v, Index row, Index head_dim, Index chunk = -1) {
     logits.push_back(logit);
-    values.push_back(v.as<float>() + row * head_dim);
+    values.push_back({&v, row * head_dim});
     chunks.push_back(chunk);
   }
 
@@ -74,7 +87,7 @@ struct Attention {
     for (double& weight : weights) weight /= total;
     for (Index e = 0; e < head_dim; ++e) {
       double sum = 0;
-      for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * values[j][e];
+      for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * At(*values[j].v, values[j].at + e);
       out[e] = static_cast<float>(sum);
     }
     return weights;
@@ -191,8 +204,8 @@ class RefBackend final : public HostBackend {
       for (Index i = 0; i < head_dim; ++i) key[i] = scaled(args.k, args.k_scale, i);
       key = Turned(key, args.rope, args.positions.as<std::int32_t>()[t]);
       for (Index i = 0; i < head_dim; ++i) {
-        args.out_k.as<float>()[out_at + i] = static_cast<float>(key[i]);
-        args.out_v.as<float>()[out_at + i] = static_cast<float>(scaled(args.v, args.v_scale, i));
+        Put(args.out_k, out_at + i, key[i]);
+        Put(args.out_v, out_at + i, scaled(args.v, args.v_scale, i));
       }
     }
     return Status::Ok();

@@ -114,7 +114,14 @@ static void Dequantise(const Tensor& rows, const Tensor& scale, Index row, Index
   for (Index i = 0; i < head_dim; ++i) out[i] = static_cast<float>(values[i]) * BF16ToF32(scales[i]);
 }
 
+Status CpuBackend::CheckKvType(std::string_view op, const Tensor& kv) {
+  if (kv.dtype == DType::kF32) return Status::Ok();
+  return Status::InvalidArgument(std::string(op) + ": cpu attends KV in f32, not " + std::string(DTypeName(kv.dtype)) +
+                                 "; unfold to f32 (Backend::WorkingType)");
+}
+
 Status CpuBackend::DoUnfold(const UnfoldArgs& args) {
+  UNFOLD_TRY(CheckKvType("Unfold", args.out_k));
   UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
   const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], half = head_dim / 2, out_rows = args.out_k.dims[1];
   Split(args.k.dims[0], 2 * kv_heads * head_dim, [&](Index begin, Index end) {

@@ -110,6 +110,8 @@ class CpuBackend final : public HostBackend {
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
+  // Refuses KV in anything but f32.
+  static Status CheckKvType(std::string_view op, const Tensor& kv);
   Status DoUnfold(const UnfoldArgs& args) override;
   Status DoGistScore(const GistScoreArgs& args) override;
   Status DoSelectChunks(const SelectChunksArgs& args) override;

@@ -4,6 +4,20 @@
 #include "kernels/cuda/products.h"
 
 namespace unfold {
+namespace {
+
+class RecordedGraph final : public Recording {
+ public:
+  RecordedGraph(CudaContext& context, cudaGraphExec_t recorded) : context_(context), recorded_(recorded) {}
+  ~RecordedGraph() override { context_.Forget(recorded_); }
+  Status Run() override { return context_.Run(recorded_); }
+
+ private:
+  CudaContext& context_;
+  cudaGraphExec_t recorded_;
+};
+
+}  // namespace
 
 CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context)
     : context_(std::move(context)),
@@ -33,6 +47,15 @@ Result<Tensor> CudaBackend::ImportWeights(const Tensor& host) {
   UNFOLD_TRY(Upload(device, host.data));
   weights_.push_back(std::move(memory));
   return device;
+}
+
+Result<std::unique_ptr<Recording>> CudaBackend::Record(std::function<Status()> work) {
+  UNFOLD_TRY(context_->BeginRecording());
+  const Status worked = work();
+  Result<cudaGraphExec_t> recorded = context_->EndRecording();  // in any case
+  UNFOLD_TRY(worked);
+  UNFOLD_TRY(recorded.status());
+  return Result<std::unique_ptr<Recording>>(std::make_unique<RecordedGraph>(*context_, *recorded));
 }
 
 Result<std::unique_ptr<Backend>> MakeCudaBackend() {

@@ -10,6 +10,7 @@
 #ifndef UNFOLD_KERNELS_CUDA_BACKEND_H_
 #define UNFOLD_KERNELS_CUDA_BACKEND_H_
 
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -28,10 +29,12 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override;
 
   std::string_view name() const override { return "cuda"; }
+  DType WorkingType(DType compute) const override { return compute; }
   Result<Buffer> Allocate(std::size_t bytes) override;
   Status Upload(const Tensor& device, const void* host) override;
   Status Download(void* host, const Tensor& device) override;
   Result<Tensor> ImportWeights(const Tensor& host) override;
+  Result<std::unique_ptr<Recording>> Record(std::function<Status()> work) override;
 
  private:
   Status DoEmbed(const EmbedArgs& args) override;

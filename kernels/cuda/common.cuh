@@ -18,10 +18,22 @@ using Index = std::int64_t;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffU;
 
+// Begins a kernel that CudaContext::Launch launches: waits until the work before is done, then lets blocks of the work
+// after come up, to wait in their turn. What a kernel reads or writes before it must be older than the work before.
+__device__ __forceinline__ void WaitForWorkBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float Widen(float value) { return value; }
 __device__ __forceinline__ float Widen(__half value) { return __half2float(value); }
 __device__ __forceinline__ float Widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ __forceinline__ float Widen(std::int8_t value) { return static_cast<float>(value); }
+
+__device__ __forceinline__ void Narrow(float value, float* to) { *to = value; }
+__device__ __forceinline__ void Narrow(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
 
 // Sums and maxima of all lanes, the same bits in every lane: a tree that depends on lane numbers alone.
 __device__ __forceinline__ float WarpSum(float value) {
@@ -90,6 +102,13 @@ void WithWeightType(DType type, Run run) {
     case DType::kBF16: return run(static_cast<const __nv_bfloat16*>(nullptr));
     default: return run(static_cast<const float*>(nullptr));
   }
+}
+
+// The same for KV of a context: f32 or bf16.
+template <typename Run>
+void WithKvType(DType type, Run run) {
+  if (type == DType::kBF16) return run(static_cast<const __nv_bfloat16*>(nullptr));
+  return run(static_cast<const float*>(nullptr));
 }
 
 }  // namespace unfold

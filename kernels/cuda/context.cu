@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -87,6 +88,11 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
   }
   std::unique_ptr<CudaContext> context(new CudaContext);
   UNFOLD_TRY(context->Explain(cudaSetDevice(0), "cudaSetDevice"));
+  UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&context->num_multiprocessors_, cudaDevAttrMultiProcessorCount, 0),
+                              "the device"));
+  int major = 0;
+  UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "the device"));
+  context->launches_early_ = major >= 9;
   UNFOLD_TRY(context->Explain(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream"));
   if (cublasLtCreate(&context->blas_) != CUBLAS_STATUS_SUCCESS) return Status::Device("cuda: cublasLtCreate failed");
   UNFOLD_TRY_ASSIGN(void* notes, context->Allocate(kNotesBytes));
@@ -95,15 +101,12 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
   void* host_notes = nullptr;
   UNFOLD_TRY(context->Explain(cudaMallocHost(&host_notes, kNotesBytes), "pinned memory"));
   context->host_notes_ = static_cast<FaultNote*>(host_notes);
-  // Memory of calls stays with us between calls.
-  cudaMemPool_t pool = nullptr;
-  UNFOLD_TRY(context->Explain(cudaDeviceGetDefaultMemPool(&pool, 0), "the memory pool"));
-  std::uint64_t keep = UINT64_MAX;
-  UNFOLD_TRY(context->Explain(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "the pool"));
   return Result<std::unique_ptr<CudaContext>>(std::move(context));
 }
 
 CudaContext::~CudaContext() {
+  counters_.clear();
+  for (const Block& block : blocks_) (void)cudaFree(block.memory);
   if (notes_ != nullptr) (void)cudaFree(notes_);
   if (host_notes_ != nullptr) (void)cudaFreeHost(host_notes_);
   if (blas_ != nullptr) (void)cublasLtDestroy(blas_);
@@ -114,16 +117,96 @@ Result<void*> CudaContext::Allocate(std::size_t bytes) {
   UNFOLD_TRY(broken_);
   void* memory = nullptr;
   cudaError_t error = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
-  if (error == cudaErrorMemoryAllocation) {  // the pool of calls may hold what is wanted
-    (void)cudaGetLastError();
-    cudaMemPool_t pool = nullptr;
-    (void)cudaStreamSynchronize(stream_);
-    if (cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess) (void)cudaMemPoolTrimTo(pool, 0);
-    error = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
-  }
+  if (error == cudaErrorMemoryAllocation && GiveBlocksBack()) error = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
   if (error == cudaErrorMemoryAllocation) return Status::ResourceExhausted(OutOfMemory(bytes));
   UNFOLD_TRY(Explain(error, "cudaMalloc"));
   return memory;
+}
+
+// Of calls that are done, if no recording has their addresses. Whether there were any.
+bool CudaContext::GiveBlocksBack() {
+  (void)cudaGetLastError();
+  const bool used = std::any_of(blocks_.begin(), blocks_.end(), [](const Block& block) { return block.used > 0; });
+  if (blocks_.empty() || used || recordings_ > 0 || recording_) return false;
+  (void)cudaStreamSynchronize(stream_);
+  for (const Block& block : blocks_) (void)cudaFree(block.memory);
+  blocks_.clear();
+  return true;
+}
+
+// From the first block that has room; else from a new one, as large as all before, so that there are few.
+Result<void*> CudaContext::TakeScratch(std::size_t bytes) {
+  constexpr std::size_t kAlignment = 256, kLeast = std::size_t{1} << 20;
+  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  std::size_t all = kLeast;
+  for (Block& block : blocks_) {
+    all += block.bytes;
+    if (block.bytes - block.used < rounded) continue;
+    void* taken = static_cast<char*>(block.memory) + block.used;
+    block.used += rounded;
+    return taken;
+  }
+  Result<void*> memory = Allocate(std::max(all, rounded));
+  std::size_t got = std::max(all, rounded);
+  if (!memory.ok() && memory.status().code() == StatusCode::kResourceExhausted && got > rounded) {
+    got = rounded;
+    memory = Allocate(got);
+  }
+  UNFOLD_TRY(memory.status());
+  blocks_.push_back({*memory, got, rounded});
+  return *memory;
+}
+
+Result<unsigned*> CudaContext::Counters(std::int64_t count) {
+  if (count > num_counters_) {
+    const std::int64_t more = std::max<std::int64_t>(count, 1024);
+    const auto bytes = static_cast<std::size_t>(more) * sizeof(unsigned);
+    UNFOLD_TRY_ASSIGN(Buffer memory, MakeBuffer(bytes));
+    // Not in our stream: the memory is new, and this is no part of what may be recorded.
+    UNFOLD_TRY(Explain(cudaMemset(memory.data(), 0, bytes), "counters"));
+    UNFOLD_TRY(Explain(cudaStreamSynchronize(nullptr), "counters"));
+    counters_.push_back(std::move(memory));
+    num_counters_ = more;
+  }
+  return static_cast<unsigned*>(counters_.back().data());
+}
+
+Status CudaContext::NotRecording(std::string_view what) const {
+  if (!recording_) return Status::Ok();
+  return Status::InvalidArgument("cuda: " + std::string(what) + " cannot be part of recorded work");
+}
+
+Status CudaContext::BeginRecording() {
+  UNFOLD_TRY(broken_);
+  UNFOLD_TRY(NotRecording("a recording"));
+  // Relaxed: a call may still need a new block of memory.
+  UNFOLD_TRY(Explain(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "recording"));
+  recording_ = true;
+  return Status::Ok();
+}
+
+Result<cudaGraphExec_t> CudaContext::EndRecording() {
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  UNFOLD_TRY(Explain(cudaStreamEndCapture(stream_, &graph), "recording"));
+  cudaGraphExec_t ready = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  UNFOLD_TRY(Explain(error, "recording"));
+  ++recordings_;
+  return ready;
+}
+
+Status CudaContext::Run(cudaGraphExec_t recorded) {
+  UNFOLD_TRY(broken_);
+  UNFOLD_TRY(NotRecording("a recording"));
+  return Explain(cudaGraphLaunch(recorded, stream_), "recorded work");
+}
+
+void CudaContext::Forget(cudaGraphExec_t recorded) {
+  (void)cudaStreamSynchronize(stream_);
+  (void)cudaGraphExecDestroy(recorded);
+  --recordings_;
 }
 
 Result<Buffer> CudaContext::MakeBuffer(std::size_t bytes) {
@@ -138,17 +221,20 @@ Result<Buffer> CudaContext::MakeBuffer(std::size_t bytes) {
 // in the stream before the kernels that read it.
 Status CudaContext::CopyIn(void* device, const void* host, std::size_t bytes) {
   UNFOLD_TRY(broken_);
+  UNFOLD_TRY(NotRecording("Upload"));
   return Explain(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "Upload");
 }
 
 Status CudaContext::CopyOut(void* host, const void* device, std::size_t bytes) {
   UNFOLD_TRY(broken_);
+  UNFOLD_TRY(NotRecording("Download"));
   UNFOLD_TRY(Explain(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "Download"));
   return Settle();
 }
 
 Status CudaContext::Settle() {
   UNFOLD_TRY(broken_);
+  UNFOLD_TRY(NotRecording("Download"));
   UNFOLD_TRY(Explain(cudaMemcpyAsync(host_notes_, notes_, kNotesBytes, cudaMemcpyDeviceToHost, stream_), "Download"));
   UNFOLD_TRY(Explain(cudaStreamSynchronize(stream_), "the work before"));
   std::size_t first = kNumFaults;
@@ -172,23 +258,22 @@ Status CudaContext::Explain(cudaError_t error, std::string_view what) {
   return status;
 }
 
+CallMemory::CallMemory(CudaContext& context, std::string_view op) : context_(context), op_(op) {
+  for (const CudaContext::Block& block : context.blocks_) used_before_.push_back(block.used);
+}
+
 CallMemory::~CallMemory() {
-  for (void* memory : taken_) (void)cudaFreeAsync(memory, context_.stream());
+  for (std::size_t i = 0; i < context_.blocks_.size(); ++i) {
+    context_.blocks_[i].used = i < used_before_.size() ? used_before_[i] : 0;
+  }
 }
 
 void* CallMemory::Take(std::size_t bytes) {
   if (!status_.ok()) return nullptr;
-  void* memory = nullptr;
-  const cudaError_t error = cudaMallocAsync(&memory, bytes == 0 ? 1 : bytes, context_.stream());
-  if (error == cudaErrorMemoryAllocation) {
-    (void)cudaGetLastError();
-    status_ = Status::ResourceExhausted(std::string(op_) + ": " + OutOfMemory(bytes));
-  } else {
-    status_ = context_.Explain(error, op_);
-  }
-  if (!status_.ok()) return nullptr;
-  taken_.push_back(memory);
-  return memory;
+  Result<void*> memory = context_.TakeScratch(bytes);
+  if (memory.ok()) return *memory;
+  status_ = Status(memory.status().code(), std::string(op_) + ": " + memory.status().message());
+  return nullptr;
 }
 
 void* CallMemory::Cleared(void* memory, std::size_t bytes) {
@@ -198,6 +283,8 @@ void* CallMemory::Cleared(void* memory, std::size_t bytes) {
 
 void* CallMemory::Filled(void* memory, const void* host, std::size_t bytes) {
   if (memory == nullptr || bytes == 0) return memory;
+  status_ = context_.NotRecording(op_);
+  if (!status_.ok()) return memory;
   // From pageable memory: the driver has taken the bytes when this returns.
   status_ = context_.Explain(cudaMemcpyAsync(memory, host, bytes, cudaMemcpyHostToDevice, context_.stream()), op_);
   return memory;

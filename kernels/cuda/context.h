@@ -5,6 +5,9 @@
 // alone and notes the value in device memory; Settle reads the notes. A device error (an illegal address) makes the
 // CUDA context unusable for good; from then on every call says so.
 //
+// All work stands in one stream, so memory that a call is done with serves the next one at once: calls take theirs from
+// blocks that stay (CallMemory), and recorded work can rely on its addresses.
+//
 // Thread-compatible, like Backend. Included by .cu files only.
 #ifndef UNFOLD_KERNELS_CUDA_CONTEXT_H_
 #define UNFOLD_KERNELS_CUDA_CONTEXT_H_
@@ -77,6 +80,7 @@ class CudaContext {
 
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t blas() const { return blas_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
 
   // Device memory, not initialised. ResourceExhausted names what was asked and what is free.
   Result<Buffer> MakeBuffer(std::size_t bytes);
@@ -85,31 +89,86 @@ class CudaContext {
   // Complete on return; tells bad values and errors of the work before.
   Status CopyOut(void* host, const void* device, std::size_t bytes);
 
+  // Between the two, operations are recorded instead of run. What is recorded is run as often as wanted, then
+  // forgotten.
+  Status BeginRecording();
+  Result<cudaGraphExec_t> EndRecording();
+  Status Run(cudaGraphExec_t recorded);
+  void Forget(cudaGraphExec_t recorded);
+
+  // Counters for kernels whose last block does the rest of the work: at zero before a launch, and left at zero.
+  Result<unsigned*> Counters(std::int64_t count);
+
   // A new call's place for bad values.
   FaultSink NextCall() { return {notes_, ++calls_}; }
   // Waits for the stream; the first bad value since the last time, or the device's error.
   Status Settle();
+  struct LaunchShape {
+    std::int64_t blocks;
+    int threads;
+    std::size_t shared_bytes;
+    std::string_view op;
+  };
+  // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up while the work before ends.
+  // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other.
+  template <typename... Params, typename... Args>
+  Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
+    UNFOLD_TRY(Explain(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(work.shared_bytes)),
+        work.op));
+    UNFOLD_TRY(Explain(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        work.op));
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = dim3(static_cast<unsigned>(work.blocks));
+    launch.blockDim = dim3(static_cast<unsigned>(work.threads));
+    launch.dynamicSmemBytes = work.shared_bytes;
+    launch.stream = stream_;
+    launch.attrs = &early;
+    launch.numAttrs = launches_early_ ? 1 : 0;
+    return Explain(cudaLaunchKernelEx(&launch, kernel, static_cast<Params>(args)...), work.op);
+  }
   // What `error` means, ok for cudaSuccess; remembers errors that end the context.
   Status Explain(cudaError_t error, std::string_view what);
   // The state after kernels were launched.
   Status Launched(std::string_view op) { return Explain(cudaGetLastError(), op); }
 
  private:
+  friend class CallMemory;
+  struct Block {
+    void* memory;
+    std::size_t bytes, used;
+  };
+
   CudaContext() = default;
   Result<void*> Allocate(std::size_t bytes);
+  bool GiveBlocksBack();
+  // Of the blocks for calls.
+  Result<void*> TakeScratch(std::size_t bytes);
+  Status NotRecording(std::string_view what) const;
 
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;
+  int num_multiprocessors_ = 1;
+  bool launches_early_ = false;  // compute capability 9.0
   FaultNote* notes_ = nullptr;
   FaultNote* host_notes_ = nullptr;  // pinned: where Settle reads them
   unsigned long long calls_ = 0;
+  std::vector<Block> blocks_;
+  std::vector<Buffer> counters_;  // the last one is in use; recordings may have others
+  std::int64_t num_counters_ = 0;
+  bool recording_ = false;
+  int recordings_ = 0;
   Status broken_;
 };
 
-// Device memory of one call, given back in the order of the stream, so the host waits for nothing.
+// Device memory of one call, free again for the next one when this goes. Those of nested calls go in turn.
 class CallMemory {
  public:
-  CallMemory(CudaContext& context, std::string_view op) : context_(context), op_(op) {}
+  CallMemory(CudaContext& context, std::string_view op);
   ~CallMemory();
   CallMemory(const CallMemory&) = delete;
   CallMemory& operator=(const CallMemory&) = delete;
@@ -139,7 +198,7 @@ class CallMemory {
 
   CudaContext& context_;
   std::string_view op_;
-  std::vector<void*> taken_;
+  std::vector<std::size_t> used_before_;  // of each block
   Status status_;
 };
 

@@ -63,11 +63,12 @@ struct UnfoldShape {
   Index rows, kv_heads, half, out_rows, row_begin, table_rows;
 };
 
-// One pair of one key and of one value a thread. `Element` is what is stored; int8 has a scale for each head and dim.
-template <typename Element>
+// One pair of one key and of one value a thread. `Element` is what is stored, int8 with a scale for each head and dim;
+// `Kv` what is attended.
+template <typename Element, typename Kv>
 __global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bfloat16* k_scale,
                              const __nv_bfloat16* v_scale, const std::int32_t* positions, const float* cos,
-                             const float* sin, UnfoldShape shape, float* out_k, float* out_v, FaultSink faults) {
+                             const float* sin, UnfoldShape shape, Kv* out_k, Kv* out_v, FaultSink faults) {
   const Index at = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= shape.rows * shape.kv_heads * shape.half) return;
   const Index i = at % shape.half, row = at / shape.half, t = row / shape.kv_heads, head = row % shape.kv_heads;
@@ -80,10 +81,10 @@ __global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bflo
   const Pair key = Turn({load(k, k_scale, i), load(k, k_scale, i + shape.half)}, cos[position * shape.half + i],
                         sin[position * shape.half + i]);
   const Index to = (head * shape.out_rows + shape.row_begin + t) * 2 * shape.half + i;
-  out_k[to] = key.a;
-  out_k[to + shape.half] = key.b;
-  out_v[to] = load(v, v_scale, i);
-  out_v[to + shape.half] = load(v, v_scale, i + shape.half);
+  Narrow(key.a, out_k + to);
+  Narrow(key.b, out_k + to + shape.half);
+  Narrow(load(v, v_scale, i), out_v + to);
+  Narrow(load(v, v_scale, i + shape.half), out_v + to + shape.half);
 }
 
 }  // namespace
@@ -135,10 +136,12 @@ Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
   const Index pairs = rows * kv_heads * head_dim / 2;
   if (pairs == 0) return Status::Ok();
   const auto run = [&]<typename Element>(const Element*, const __nv_bfloat16* k_scale, const __nv_bfloat16* v_scale) {
-    UnfoldKernel<<<Blocks(pairs, kThreads), kThreads, 0, context_->stream()>>>(
-        args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale, args.positions.as<std::int32_t>(),
-        args.rope.cos.as<float>(), args.rope.sin.as<float>(), shape, args.out_k.as<float>(), args.out_v.as<float>(),
-        context_->NextCall());
+    WithKvType(args.out_k.dtype, [&]<typename Kv>(const Kv*) {
+      UnfoldKernel<<<Blocks(pairs, kThreads), kThreads, 0, context_->stream()>>>(
+          args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale, args.positions.as<std::int32_t>(),
+          args.rope.cos.as<float>(), args.rope.sin.as<float>(), shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(),
+          context_->NextCall());
+    });
   };
   if (args.k.dtype == DType::kInt8) {
     run(static_cast<const std::int8_t*>(nullptr), args.k_scale.as<const __nv_bfloat16>(),

@@ -18,6 +18,7 @@ struct QueryInputs {
   const float *cos = nullptr, *sin = nullptr;
   const std::int32_t* segment_offset = nullptr;
   Index heads = 0, head_dim = 0, documents = 0, table_rows = 0;
+  bool vectors = false;  // q and the tables can be loaded 16 bytes at a time, four dims of either half of a head too
   FaultSink faults;
   FaultKind position_fault, offset_fault;
 };
@@ -34,6 +35,7 @@ inline QueryInputs MakeQueries(const Tensor& q, const Tensor& positions, const R
           q.dims[2],
           segment_offset.rank == 0 ? 0 : segment_offset.dims[0],
           rope.cos.dims[0],
+          q.dims[2] % 8 == 0 && HasVectors(q.data) && HasVectors(rope.cos.data) && HasVectors(rope.sin.data),
           faults,
           position_fault,
           offset_fault};
@@ -52,23 +54,28 @@ __device__ inline Index FirstNotBelow(const std::int32_t* sorted, Index count, s
   return low;
 }
 
+// Where row t stands as `document` counts (in.documents: globally). False, and a note, for a position that the table
+// does not have.
+__device__ inline bool PositionIn(const QueryInputs& in, Index t, Index document, Index* position) {
+  const std::int32_t global = in.positions[t];
+  *position = global;
+  if (!InRange(in.faults, in.position_fault, t, global, in.table_rows)) return false;
+  if (document >= in.documents) return true;
+  const std::int32_t offset = in.segment_offset[document];
+  *position = global - offset;
+  if (offset >= 0 && offset <= global) return true;
+  NoteFault(in.faults, in.offset_fault, document, offset, global);
+  return false;
+}
+
 // Fills to [kHeadsAtOnce, D] with heads [first_head, first_head + heads) of row t, rotated for `document`
 // (in.documents: at the global position); zeros for heads past them and for a position that is not in the table. All
 // threads of the block take part; a barrier must stand before and after.
 __device__ inline void LoadQueries(const QueryInputs& in, Index t, Index document, Index first_head, int heads,
                                    float* to) {
   const int half = static_cast<int>(in.head_dim / 2);
-  const std::int32_t global = in.positions[t];
-  bool good = InRange(in.faults, in.position_fault, t, global, in.table_rows);
-  Index position = global;
-  if (document < in.documents) {
-    const std::int32_t offset = in.segment_offset[document];
-    if (offset < 0 || offset > global) {
-      NoteFault(in.faults, in.offset_fault, document, offset, global);
-      good = false;
-    }
-    position -= offset;
-  }
+  Index position = 0;
+  const bool good = PositionIn(in, t, document, &position);
   for (int i = threadIdx.x; i < kHeadsAtOnce * half; i += blockDim.x) {
     const int h = i / half, e = i % half;
     float a = 0, b = 0;
@@ -83,16 +90,24 @@ __device__ inline void LoadQueries(const QueryInputs& in, Index t, Index documen
   }
 }
 
+// Four elements of keys, widened.
+__device__ __forceinline__ float4 LoadFour(const float* from) { return __ldg(reinterpret_cast<const float4*>(from)); }
+__device__ __forceinline__ float4 LoadFour(const __nv_bfloat16* from) {
+  const uint2 bits = __ldg(reinterpret_cast<const uint2*>(from));
+  return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000U),
+                     __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000U));
+}
+
 // dots[h] = <queries[h], key>, in the order of the dims. With kVectors the key is aligned to 16 bytes, and D a multiple
 // of 4; the bits are the same without.
-template <bool kVectors>
-__device__ __forceinline__ void DotHeads(const float* queries, const float* key, int d, float (&dots)[kHeadsAtOnce]) {
+template <bool kVectors, typename Kv>
+__device__ __forceinline__ void DotHeads(const float* queries, const Kv* key, int d, float (&dots)[kHeadsAtOnce]) {
 #pragma unroll
   for (int h = 0; h < kHeadsAtOnce; ++h) dots[h] = 0;
   if (kVectors) {
 #pragma unroll 4
     for (int e = 0; e < d; e += 4) {
-      const float4 k = __ldg(reinterpret_cast<const float4*>(key + e));
+      const float4 k = LoadFour(key + e);
 #pragma unroll
       for (int h = 0; h < kHeadsAtOnce; ++h) {
         const float4 q = *reinterpret_cast<const float4*>(queries + h * d + e);
@@ -104,7 +119,7 @@ __device__ __forceinline__ void DotHeads(const float* queries, const float* key,
     }
   } else {
     for (int e = 0; e < d; ++e) {
-      const float k = key[e];
+      const float k = Widen(key[e]);
 #pragma unroll
       for (int h = 0; h < kHeadsAtOnce; ++h) dots[h] = fmaf(queries[h * d + e], k, dots[h]);
     }

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// SparseAttention in f32 (method.md 4.5): flash decoding of each row and key/value head over its items
-// (attention_items.cuh), split into runs of kItemsOfSplit, merged in order. Which items a split has depends on the
-// row's own lists alone. A block takes kTileKeys keys at a time: one a thread for the logits of up to kHeadsAtOnce
-// heads, then one dim a thread for their weighted values.
+// SparseAttention (method.md 4.5): flash decoding of each row and key/value head over its items (attention_items.cuh),
+// split into runs of kItemsOfSplit, merged in order. Which items a split has depends on the row's own lists alone.
 //
-// Bytes: every visible key and value once for each kHeadsAtOnce heads of a group. Flops: 4 * kHeadsAtOnce * D a key.
-// Tried (H200, 28/4 heads x 128, launches included; 8K, 128K, 512K tokens of context): a warp an item, rows one after
-// another, four heads at a time, queries rotated by a kernel of their own: 91, 237, 795 us. So, by items of a split:
-// 10: 32, 113, 505; 14: 36, 97, 381; 20: 42, 96, 338; 28: 47, 111, 285. It waits for keys: a quarter of the memory's
-// speed.
+// Here is the form for all types and dims (sparse_attention_bf16.cu has the one on tensor cores): a block takes
+// kTileKeys keys at a time, one a thread for the logits of up to kHeadsAtOnce heads, then one dim a thread for their
+// weighted values. Bytes: every visible key and value once for each kHeadsAtOnce heads of a group.
+// Tried (f32, H200, 28/4 heads x 128, launches included; 8K, 128K, 512K tokens of context): a warp an item, rows one
+// after another, four heads at a time, queries rotated by a kernel of their own: 91, 237, 795 us. So, by items of a
+// split: 10: 32, 113, 505; 14: 36, 97, 381; 20: 42, 96, 338; 28: 47, 111, 285. It waits for keys: a quarter of the
+// memory's speed.
 #include <algorithm>
 
-#include "kernels/cuda/attention_items.cuh"
 #include "kernels/cuda/backend.h"
-#include "kernels/cuda/common.cuh"
-#include "kernels/cuda/queries.cuh"
+#include "kernels/cuda/sparse_attention.cuh"
 
 namespace unfold {
 namespace {
@@ -22,95 +20,44 @@ namespace {
 constexpr int kTileKeys = 128;
 constexpr int kThreads = kTileKeys;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kItemsOfSplit = 28;  // two tiles when each is a chunk of 8 tokens
 constexpr int kDimsOfThread = static_cast<int>(kMaxQueryDim) / kThreads;
 constexpr int kHeadsOfWarp = kHeadsAtOnce / kWarps;
-constexpr std::size_t kPlainSharedBytes = 47 << 10;  // that a kernel has without being asked for more
-constexpr Index kCallBytes = Index{256} << 20;       // that the splits of one pass over rows may take
+constexpr Index kCallBytes = Index{256} << 20;  // that the splits of one pass over rows may take
 
-// Where a block works.
-struct Place {
-  Index t, kv_head, batch, first_head, split;
-  int heads;
-
-  __device__ Place(const AttentionInputs& in, Index splits) {
-    const Index group = in.queries.heads / in.kv_heads, batches = CeilDiv(group, kHeadsAtOnce);
-    Index rest = blockIdx.x;
-    split = rest % splits, rest /= splits;
-    batch = rest % batches, rest /= batches;
-    kv_head = rest % in.kv_heads, t = rest / in.kv_heads;
-    first_head = kv_head * group + batch * kHeadsAtOnce;
-    heads = static_cast<int>(min(Index{kHeadsAtOnce}, group - batch * kHeadsAtOnce));
-  }
-};
-
-// What splits leave: [T, H, splits] of largest and total, and of D sums.
-struct Partials {
-  float2* state;
-  float* sums;
-  Index splits;
-};
-
+template <typename Kv>
 struct Shared {
-  Item items[kItemsOfSplit];
-  std::int32_t ends[kItemsOfSplit];  // keys up to and with each item
-  const float* values[kTileKeys];
+  SplitItems<Kv> split;
+  const Kv* values[kTileKeys];
   float logits[kHeadsAtOnce][kTileKeys];
   alignas(16) float weights[kTileKeys][kHeadsAtOnce];
   float largest[kHeadsAtOnce], total[kHeadsAtOnce], shrink[kHeadsAtOnce];
   int next_document;
 };
 
-// Items [first, first + kItemsOfSplit) of the row, before `last`. Returns how many keys they have.
-__device__ std::int32_t LoadItems(const ItemsOfRow& row, Index first, Index last, Shared& shared) {
-  static_assert(kItemsOfSplit <= kWarp);
-  if (threadIdx.x < kWarp) {
-    const Index i = first + threadIdx.x;
-    Item item;
-    if (threadIdx.x < kItemsOfSplit && i < last) item = row.At(i);
-    const std::int32_t through = WarpSumThrough(item.keys());
-    if (threadIdx.x < kItemsOfSplit) {
-      shared.items[threadIdx.x] = item;
-      shared.ends[threadIdx.x] = through;
-    }
-  }
-  __syncthreads();
-  return shared.ends[kItemsOfSplit - 1];
-}
-
 // Fills shared.logits and shared.values with keys [first, first + kTileKeys) of the items. The queries in shared memory
 // are those of `loaded`, a document; it changes as keys need others.
-template <bool kVectors>
-__device__ void TileLogits(const AttentionInputs& in, const Place& place, std::int32_t first, std::int32_t keys,
-                           Shared& shared, float* queries, int* loaded) {
-  const int d = static_cast<int>(in.queries.head_dim), documents = static_cast<int>(in.documents());
-  const std::int32_t key = first + static_cast<std::int32_t>(threadIdx.x);
-  const float* k = nullptr;
-  int document = INT_MAX;
-  if (key < keys) {
-    const auto which = static_cast<int>(FirstNotBelow(shared.ends, kItemsOfSplit, key + 1));
-    const Item& item = shared.items[which];
-    const std::int32_t at = key - (which == 0 ? 0 : shared.ends[which - 1]);
-    const bool raw = at >= item.rows;
-    const Index row = raw ? at - item.rows : at;
-    k = (raw ? item.raw_k : item.k) + row * d;
-    shared.values[threadIdx.x] = (raw ? item.raw_v : item.v) + row * d;
-    document = static_cast<int>(item.Document(at, documents));
-  }
+template <bool kVectors, typename Kv>
+__device__ void TileLogits(const AttentionInputs<Kv>& in, const Place& place, std::int32_t first, std::int32_t keys,
+                           Shared<Kv>& shared, float* queries, int* loaded) {
+  const int d = static_cast<int>(in.queries.head_dim);
+  const std::int32_t at = first + static_cast<std::int32_t>(threadIdx.x);
+  typename SplitItems<Kv>::Key key{nullptr, nullptr, INT_MAX};
+  if (at < keys) key = shared.split.At(at, d, in.documents());
+  shared.values[threadIdx.x] = key.v;
   // The documents of the tile's keys one after another, the one whose queries are there first.
-  bool open = key < keys;
+  bool open = at < keys;
   int now = *loaded;
   while (true) {
-    if (open && document == now) {
+    if (open && key.document == now) {
       float dots[kHeadsAtOnce];
-      DotHeads<kVectors>(queries, k, d, dots);
+      DotHeads<kVectors>(queries, key.k, d, dots);
 #pragma unroll
       for (int h = 0; h < kHeadsAtOnce; ++h) shared.logits[h][threadIdx.x] = in.scale * dots[h];
       open = false;
     }
     if (threadIdx.x == 0) shared.next_document = INT_MAX;
     __syncthreads();
-    if (open) atomicMin(&shared.next_document, document);
+    if (open) atomicMin(&shared.next_document, key.document);
     __syncthreads();
     if (shared.next_document == INT_MAX) break;
     now = shared.next_document;
@@ -121,17 +68,17 @@ __device__ void TileLogits(const AttentionInputs& in, const Place& place, std::i
 }
 
 // One split a block.
-template <bool kVectors>
+template <bool kVectors, typename Kv>
 __global__ void __launch_bounds__(kThreads)
-    AttendKernel(const __grid_constant__ AttentionInputs in, Partials partials) {
+    AttendKernel(const __grid_constant__ AttentionInputs<Kv> in, Partials partials) {
   extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
-  __shared__ Shared shared;
-  const Place place(in, partials.splits);
-  const ItemsOfRow row(in, place.t, place.kv_head);
+  __shared__ Shared<Kv> shared;
+  const Place place(in, partials.splits, kHeadsAtOnce);
+  const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
   if (place.split * kItemsOfSplit >= row.count()) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
   if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
-  const std::int32_t keys = LoadItems(row, place.split * kItemsOfSplit, row.count(), shared);
+  const std::int32_t keys = shared.split.Load(row, place.split * kItemsOfSplit, row.count());
 
   float sums[kDimsOfThread][kHeadsAtOnce] = {};
   int loaded = -1;
@@ -168,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int h = 0; h < kHeadsAtOnce; ++h) sums[n][h] *= shared.shrink[h];
 #pragma unroll 8
       for (int key = 0; key < used; ++key) {
-        const float value = shared.values[key][e];
+        const float value = Widen(shared.values[key][e]);
         const float4 low = *reinterpret_cast<const float4*>(&shared.weights[key][0]);
         const float4 high = *reinterpret_cast<const float4*>(&shared.weights[key][4]);
         sums[n][0] = fmaf(low.x, value, sums[n][0]);
@@ -196,25 +143,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One row and head a block: its splits in their order. Leaves the softmax's largest logit and total in `state`.
-__global__ void __launch_bounds__(kThreads)
-    MergeKernel(const __grid_constant__ AttentionInputs in, Partials partials, float* out, float2* state) {
+constexpr int kMergeThreads = 512;
+constexpr int kMergeAtOnce = 8;  // loads of a thread under way
+
+// One row and head a block, kMergeThreads / D splits side by side. Leaves the softmax's largest logit and total in
+// `state`.
+template <typename Kv>
+__global__ void __launch_bounds__(kMergeThreads)
+    MergeKernel(const __grid_constant__ AttentionInputs<Kv> in, Partials partials, float* out, float2* state) {
   extern __shared__ float shares[];  // [splits]
-  __shared__ float shared[kWarp];
-  const Index t = blockIdx.x / in.queries.heads, head = blockIdx.x % in.queries.heads;
-  const Index kv_head = head / (in.queries.heads / in.kv_heads), d = in.queries.head_dim;
-  const Index splits = CeilDiv(ItemsOfRow(in, t, kv_head).count(), kItemsOfSplit);
+  __shared__ float shared[kMergeThreads / kWarp], parts[kMergeThreads];
+  WaitForWorkBefore();
+  const auto heads = static_cast<unsigned>(in.queries.heads), kv_heads = static_cast<unsigned>(in.kv_heads);
+  const Index t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
+  const int d = static_cast<int>(in.queries.head_dim), side_by_side = kMergeThreads / d;
+  const auto splits =
+      static_cast<int>(CeilDiv(static_cast<unsigned>(ItemsOfRow<Kv>(in, t, kv_head).count()), kItemsOfSplit));
   const Index first = Index{blockIdx.x} * partials.splits;
   float largest = -INFINITY;
-  for (Index s = threadIdx.x; s < splits; s += kThreads) largest = fmaxf(largest, partials.state[first + s].x);
+  for (int s = threadIdx.x; s < splits; s += kMergeThreads) largest = fmaxf(largest, partials.state[first + s].x);
   for (int step = kWarp / 2; step > 0; step /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
   }
   if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = largest;
   __syncthreads();
-  for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, shared[w]);
+  for (int w = 0; w < kMergeThreads / kWarp; ++w) largest = fmaxf(largest, shared[w]);
   float total = 0;
-  for (Index s = threadIdx.x; s < splits; s += kThreads) {
+  for (int s = threadIdx.x; s < splits; s += kMergeThreads) {
     const float2 one = partials.state[first + s];
     const float share = one.y == 0 ? 0.0F : expf(one.x - largest);
     shares[s] = share;
@@ -222,37 +177,40 @@ __global__ void __launch_bounds__(kThreads)
   }
   total = BlockSum(total, shared);
   if (threadIdx.x == 0) state[blockIdx.x] = make_float2(largest, total);
-  for (Index e = threadIdx.x; e < d; e += kThreads) {
-    const float* column = partials.sums + first * d + e;
-    float sum = 0;
-    Index s = 0;
-    // By hand: unrolled by the compiler, shares are loaded from beyond the last.
-#pragma unroll 1
-    for (; s + 4 <= splits; s += 4) {
-      const float a = column[s * d], b = column[(s + 1) * d], c = column[(s + 2) * d], f = column[(s + 3) * d];
-      sum = fmaf(shares[s], a, sum);
-      sum = fmaf(shares[s + 1], b, sum);
-      sum = fmaf(shares[s + 2], c, sum);
-      sum = fmaf(shares[s + 3], f, sum);
+  const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
+  float sum = 0;
+  for (int s = side; side < side_by_side && s < splits; s += kMergeAtOnce * side_by_side) {
+    float part[kMergeAtOnce];
+#pragma unroll
+    for (int n = 0; n < kMergeAtOnce; ++n) {
+      const int own = s + n * side_by_side;
+      part[n] = own < splits ? partials.sums[(first + own) * d + e] : 0.0F;
     }
-#pragma unroll 1
-    for (; s < splits; ++s) sum = fmaf(shares[s], column[s * d], sum);
-    out[blockIdx.x * d + e] = sum / total;
+#pragma unroll
+    for (int n = 0; n < kMergeAtOnce; ++n) {
+      const int own = s + n * side_by_side;
+      if (own < splits) sum = fmaf(shares[own], part[n], sum);
+    }
   }
+  parts[threadIdx.x] = sum;
+  __syncthreads();
+  if (side > 0) return;
+  for (int other = 1; other < side_by_side; ++other) sum += parts[other * d + e];
+  out[Index{blockIdx.x} * d + e] = sum / total;
 }
 
 // The attention mass on each chosen chunk, from the finished softmax: the keys' weights, summed over heads, then over
 // the keys of an item in their order, an item a thread. `mass` is [T, Hk, batches of heads, C].
-template <bool kVectors>
+template <bool kVectors, typename Kv>
 __global__ void __launch_bounds__(kThreads)
-    MassKernel(const __grid_constant__ AttentionInputs in, Index splits, const float2* state, float* mass) {
+    MassKernel(const __grid_constant__ AttentionInputs<Kv> in, Index splits, const float2* state, float* mass) {
   extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
-  __shared__ Shared shared;
-  const Place place(in, splits);
-  const ItemsOfRow row(in, place.t, place.kv_head);
+  __shared__ Shared<Kv> shared;
+  const Place place(in, splits, kHeadsAtOnce);
+  const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
   const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit, end = row.begin[kGistItems + 1];
   if (begin >= end) return;
-  const std::int32_t keys = LoadItems(row, begin, end, shared);
+  const std::int32_t keys = shared.split.Load(row, begin, end);
   const float2* whole = state + place.t * in.queries.heads + place.first_head;
   float sum = 0;
   int loaded = -1;
@@ -266,15 +224,44 @@ __global__ void __launch_bounds__(kThreads)
     shared.weights[threadIdx.x][0] = weight;
     __syncthreads();
     if (threadIdx.x < kItemsOfSplit) {
-      const std::int32_t own = threadIdx.x == 0 ? 0 : shared.ends[threadIdx.x - 1];
-      for (std::int32_t key = max(own, first); key < min(shared.ends[threadIdx.x], first + used); ++key) {
+      const std::int32_t own = shared.split.Begin(static_cast<int>(threadIdx.x));
+      for (std::int32_t key = max(own, first); key < min(shared.split.ends[threadIdx.x], first + used); ++key) {
         sum += shared.weights[key - first][0];
       }
     }
     __syncthreads();
   }
-  if (threadIdx.x < kItemsOfSplit && shared.items[threadIdx.x].chunk >= 0) {
-    mass[blockIdx.x / splits * in.levels[0].rows.stride + shared.items[threadIdx.x].chunk] = sum;
+  if (threadIdx.x < kItemsOfSplit && shared.split.items[threadIdx.x].chunk >= 0) {
+    mass[place.list * in.levels[0].rows.stride + shared.split.items[threadIdx.x].chunk] = sum;
+  }
+}
+
+// The same from kept logits: an item a warp.
+__global__ void __launch_bounds__(kThreads)
+    KeptMassKernel(const __grid_constant__ AttentionInputs<__nv_bfloat16> in, Index splits, Index at_once,
+                   KeyLogits kept, Index heads_at_once, const float2* state, float* mass) {
+  __shared__ SplitItems<__nv_bfloat16> items;
+  Place place(in, at_once, heads_at_once);
+  place.t += kept.first_row;
+  const ItemsOfRow<__nv_bfloat16> row(in, place.t, place.kv_head);
+  const float2* whole = state + place.t * in.queries.heads + place.first_head;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (Index split = place.split; split * kItemsOfSplit < row.count(); split += at_once) {
+    __syncthreads();
+    items.Load(row, split * kItemsOfSplit, row.count());
+    const float* logits = kept.logits + (place.list * splits + split) * kItemsOfSplit * kept.most * heads_at_once;
+    for (int i = warp; i < kItemsOfSplit; i += kWarps) {
+      const Item<__nv_bfloat16>& item = items.items[i];
+      if (item.chunk < 0) continue;
+      float sum = 0;
+      for (int at = lane; at < item.keys() * place.heads; at += kWarp) {
+        const int key = at / place.heads, h = at % place.heads;
+        const float logit = logits[(i * kept.most + key) * heads_at_once + h];
+        sum += expf(logit - whole[h].x) / whole[h].y;
+      }
+      sum = WarpSum(sum);
+      if (lane == 0) mass[place.list * in.levels[0].rows.stride + item.chunk] = sum;
+    }
   }
 }
 
@@ -287,54 +274,61 @@ __global__ void AddMassKernel(const float* parts, Index lists, Index chunks, flo
   mass[c] += static_cast<float>(sum);
 }
 
-HeadRows RowsOfHeads(const Tensor& k, const Tensor& v) { return {k.as<float>(), v.as<float>(), k.dims[1]}; }
+template <typename Kv>
+HeadRows<Kv> RowsOfHeads(const Tensor& k, const Tensor& v) {
+  return {k.as<Kv>(), v.as<Kv>(), k.dims[1]};
+}
 
 // The context's part of the inputs.
-void SetContext(const SparseAttentionArgs& args, AttentionInputs* in) {
+template <typename Kv>
+void SetContext(const SparseAttentionArgs& args, AttentionInputs<Kv>* in) {
   const ContextView& context = *args.context;
   in->row_documents = args.row_documents.as<std::int32_t>();
   in->segment_sink = context.segment_sink.as<std::int32_t>();
-  in->sinks = RowsOfHeads(context.sink_k, context.sink_v);
+  in->sinks = RowsOfHeads<Kv>(context.sink_k, context.sink_v);
   in->choose = args.read == GistRead::kChosen;
   if (in->choose && context.gists[0].k.dims[1] == 0) return;
   in->num_levels = context.num_levels;
   for (int n = 0; n < context.num_levels; ++n) {
     const GistLevel& level = context.gists[n];
-    in->levels[n] = {RowsOfHeads(level.k, level.v), level.segment.as<std::int32_t>(),
+    in->levels[n] = {RowsOfHeads<Kv>(level.k, level.v), level.segment.as<std::int32_t>(),
                      args.chosen[n].gists.as<std::int32_t>(), args.chosen[n].counts.as<std::int32_t>()};
   }
   if (!in->choose) return;
-  in->pages = {context.page_k.as<float>(), context.page_v.as<float>(), context.page_k.dims[2]};
+  in->pages = {context.page_k.as<Kv>(), context.page_v.as<Kv>(), context.page_k.dims[2]};
   in->num_pages = context.page_k.dims[0];
   in->chunk_page = context.chunk_page.as<std::int32_t>();
   in->chunk_tokens = context.chunk_tokens.as<std::int32_t>();
 }
 
-AttentionInputs MakeInputs(const SparseAttentionArgs& args, const FaultSink& faults) {
-  AttentionInputs in;
+template <typename Kv>
+AttentionInputs<Kv> MakeInputs(const SparseAttentionArgs& args, const FaultSink& faults, bool vectors) {
+  AttentionInputs<Kv> in;
   in.queries =
       MakeQueries(args.q, args.positions, args.rope, args.context == nullptr ? Tensor() : args.context->segment_offset,
                   faults, FaultKind::kAttentionPositions, FaultKind::kAttentionOffsets);
   in.kv_heads = args.tail_k.dims[0];
   in.scale = args.scale;
-  in.prefix = args.prefix_tokens > 0 ? RowsOfHeads(args.prefix_k, args.prefix_v) : HeadRows{};
-  in.tail = RowsOfHeads(args.tail_k, args.tail_v);
+  in.vectors = vectors;
+  in.prefix = args.prefix_tokens > 0 ? RowsOfHeads<Kv>(args.prefix_k, args.prefix_v) : HeadRows<Kv>{};
+  in.tail = RowsOfHeads<Kv>(args.tail_k, args.tail_v);
   in.prefix_tokens = args.prefix_tokens;
   in.tail_position = args.tail_position;
   if (args.context != nullptr) SetContext(args, &in);
   return in;
 }
 
-// Whether all keys that a call can read can be loaded 16 bytes at a time.
-bool KeysHaveVectors(const SparseAttentionArgs& args) {
-  bool vectors = args.q.dims[2] % 4 == 0;
-  const auto check = [&](const Tensor& keys) { vectors = vectors && HasVectors(keys.data); };
-  check(args.tail_k);
-  if (args.prefix_tokens > 0) check(args.prefix_k);
+// Whether all keys and values that a call can read can be loaded 16 bytes at a time.
+bool AllHaveVectors(const SparseAttentionArgs& args) {
+  bool vectors = args.q.dims[2] % 8 == 0;
+  const auto check = [&](std::initializer_list<const Tensor*> tensors) {
+    for (const Tensor* tensor : tensors) vectors = vectors && (tensor->size() == 0 || HasVectors(tensor->data));
+  };
+  check({&args.tail_k, &args.tail_v});
+  if (args.prefix_tokens > 0) check({&args.prefix_k, &args.prefix_v});
   if (args.context == nullptr) return vectors;
-  check(args.context->sink_k);
-  check(args.context->page_k);
-  for (int n = 0; n < args.context->num_levels; ++n) check(args.context->gists[n].k);
+  check({&args.context->sink_k, &args.context->sink_v, &args.context->page_k, &args.context->page_v});
+  for (int n = 0; n < args.context->num_levels; ++n) check({&args.context->gists[n].k, &args.context->gists[n].v});
   return vectors;
 }
 
@@ -360,45 +354,78 @@ Index MostItems(const SparseAttentionArgs& args) {
   return most;
 }
 
-Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, const AttentionInputs& in,
-               const float2* state) {
-  if (args.chunk_mass.rank == 0) return Status::Ok();
-  const Index rows = args.q.dims[0], chunks = args.chunk_mass.size();
-  const Index lists_of_row = in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce);
-  if (args.mass_from >= rows || chunks == 0) return Status::Ok();
-  auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
-  UNFOLD_TRY(memory.status());
-  const Index splits = CeilDiv(chunks, kItemsOfSplit);
-  const auto kernel = KeysHaveVectors(args) ? MassKernel<true> : MassKernel<false>;
-  kernel<<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads,
-           kHeadsAtOnce * in.queries.head_dim * sizeof(float), context.stream()>>>(in, splits, state, parts);
-  const Index first = args.mass_from * lists_of_row;
-  AddMassKernel<<<Blocks(chunks, kThreads), kThreads, 0, context.stream()>>>(
-      parts + first * chunks, rows * lists_of_row - first, chunks, args.chunk_mass.as<float>());
+// Adds up the mass of all lists from `lists`, one for each row, key/value head and batch of heads.
+Status SumMass(CudaContext& context, const float* parts, Index lists, const Tensor& mass) {
+  AddMassKernel<<<Blocks(mass.size(), kThreads), kThreads, 0, context.stream()>>>(parts, lists, mass.size(),
+                                                                                  mass.as<float>());
   return context.Launched("SparseAttention");
 }
 
+template <typename Kv>
+Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, const AttentionInputs<Kv>& in,
+               const float2* state) {
+  const Index rows = args.q.dims[0], chunks = args.chunk_mass.size();
+  const Index lists_of_row = in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce);
+  auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
+  UNFOLD_TRY(memory.status());
+  const Index splits = CeilDiv(chunks, kItemsOfSplit);
+  const auto kernel = in.vectors ? MassKernel<true, Kv> : MassKernel<false, Kv>;
+  kernel<<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads,
+           kHeadsAtOnce * in.queries.head_dim * sizeof(float), context.stream()>>>(in, splits, state, parts);
+  const Index first = args.mass_from * lists_of_row;
+  return SumMass(context, parts + first * chunks, rows * lists_of_row - first, args.chunk_mass);
+}
+
+Status AddKeptMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args,
+                   const AttentionInputs<__nv_bfloat16>& in, Index splits, const KeyLogits& kept, const float2* state) {
+  const Index heads_at_once = TensorCoreHeads(in.queries.heads / in.kv_heads);
+  const Index lists = (args.q.dims[0] - kept.first_row) * in.kv_heads;
+  auto* parts = memory.Zeros<float>(lists * args.chunk_mass.size());
+  UNFOLD_TRY(memory.status());
+  const Index at_once = SplitsAtOnce(context, lists, splits);
+  KeptMassKernel<<<static_cast<unsigned>(lists * at_once), kThreads, 0, context.stream()>>>(
+      in, splits, at_once, kept, heads_at_once, state, parts);
+  return SumMass(context, parts, lists, args.chunk_mass);
+}
+
+template <typename Kv>
+Status MergeSplits(CudaContext& context, const AttentionInputs<Kv>& in, Index rows_of_heads, const Partials& partials,
+                   float* out, float2* state) {
+  const auto share_bytes = static_cast<std::size_t>(partials.splits) * sizeof(float);
+  return context.Launch(MergeKernel<Kv>, {rows_of_heads, kMergeThreads, share_bytes, "SparseAttention"}, in, partials,
+                        out, state);
+}
+
+template <typename Kv>
 Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index splits) {
   CallMemory memory(context, "SparseAttention");
-  const AttentionInputs in = MakeInputs(args, context.NextCall());
+  const AttentionInputs<Kv> in = MakeInputs<Kv>(args, context.NextCall(), AllHaveVectors(args));
   const Index rows = args.q.dims[0], d = in.queries.head_dim, rows_of_heads = rows * in.queries.heads;
   const Partials partials{memory.Array<float2>(rows_of_heads * splits), memory.Array<float>(rows_of_heads * splits * d),
                           splits};
   auto* state = memory.Array<float2>(rows_of_heads);
+  const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0 && args.mass_from < rows;
+  KeyLogits kept;
+  if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
+    if (in.vectors && TakesTensorCoreAttention(args)) {
+      if (with_mass) {
+        kept = {nullptr, args.mass_from, in.pages.stride + 1};
+        kept.logits = memory.Array<float>((rows - kept.first_row) * in.kv_heads * splits * kItemsOfSplit * kept.most *
+                                          TensorCoreHeads(in.queries.heads / in.kv_heads));
+      }
+      UNFOLD_TRY(memory.status());
+      UNFOLD_TRY(LaunchTensorCoreAttention(context, in, rows, partials, kept));
+      UNFOLD_TRY(MergeSplits(context, in, rows_of_heads, partials, args.out.as<float>(), state));
+      return with_mass ? AddKeptMass(context, memory, args, in, splits, kept, state) : Status::Ok();
+    }
+  }
   UNFOLD_TRY(memory.status());
   const Index blocks = rows * in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce) * splits;
-  const auto kernel = KeysHaveVectors(args) ? AttendKernel<true> : AttendKernel<false>;
+  const auto kernel = in.vectors ? AttendKernel<true, Kv> : AttendKernel<false, Kv>;
   kernel<<<static_cast<unsigned>(blocks), kThreads, kHeadsAtOnce * d * sizeof(float), context.stream()>>>(in, partials);
-  const auto share_bytes = static_cast<std::size_t>(splits) * sizeof(float);
-  if (share_bytes > kPlainSharedBytes) {
-    UNFOLD_TRY(context.Explain(
-        cudaFuncSetAttribute(MergeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(share_bytes)),
-        "SparseAttention"));
-  }
-  MergeKernel<<<static_cast<unsigned>(rows_of_heads), kThreads, share_bytes, context.stream()>>>(
-      in, partials, args.out.as<float>(), state);
   UNFOLD_TRY(context.Launched("SparseAttention"));
-  return AddMass(context, memory, args, in, state);
+  UNFOLD_TRY(MergeSplits(context, in, rows_of_heads, partials, args.out.as<float>(), state));
+  return with_mass ? AddMass(context, memory, args, in, state) : Status::Ok();
 }
 
 }  // namespace
@@ -411,7 +438,9 @@ Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float));
   const Index at_once = std::clamp<Index>(kCallBytes / std::max<Index>(row_bytes, 1), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {
-    UNFOLD_TRY(AttendRows(*context_, RowsOf(args, begin, std::min(begin + at_once, rows)), splits));
+    const SparseAttentionArgs part = RowsOf(args, begin, std::min(begin + at_once, rows));
+    UNFOLD_TRY(part.tail_k.dtype == DType::kBF16 ? AttendRows<__nv_bfloat16>(*context_, part, splits)
+                                                 : AttendRows<float>(*context_, part, splits));
   }
   return Status::Ok();
 }

@@ -161,7 +161,7 @@ void Products(Backend& backend, std::int64_t rows) {
 
 // One layer of a decoding step over `tokens` of context, all pages resident: score, select, attend (method.md section
 // 4). Chunks are of 7 to 9 tokens, one document.
-void Layer(Backend& backend, std::int64_t tokens, double compression) {
+void Layer(Backend& backend, DType kv, std::int64_t tokens, double compression) {
   Memory memory(backend);
   constexpr std::int64_t kHeads = 28, kKvHeads = 4, kDim = 128, kPageTokens = 12;
   const std::int64_t chunks = tokens / 8;
@@ -176,18 +176,21 @@ void Layer(Backend& backend, std::int64_t tokens, double compression) {
     pages.push_back(static_cast<std::int32_t>(c * 7919 % chunks));  // not in order: 7919 is prime
     lengths.push_back(static_cast<std::int32_t>(7 + c % 3));
   }
-  ContextView context;
-  context.segment_offset = ints({0});
-  context.segment_sink = ints({0, 4});
-  context.sink_k = memory.Make(DType::kF32, {kKvHeads, 4, kDim});
-  context.sink_v = memory.Make(DType::kF32, {kKvHeads, 4, kDim});
-  context.gists[0].segment = ints({0, static_cast<std::int32_t>(chunks)});
-  context.gists[0].k = memory.Make(DType::kF32, {kKvHeads, chunks, kDim});
-  context.gists[0].v = memory.Make(DType::kF32, {kKvHeads, chunks, kDim});
-  context.chunk_page = ints(pages);
-  context.chunk_tokens = ints(lengths);
-  context.page_k = memory.Make(DType::kF32, {chunks, kKvHeads, kPageTokens, kDim});
-  context.page_v = memory.Make(DType::kF32, {chunks, kKvHeads, kPageTokens, kDim});
+  // As many layers as no cache holds together.
+  std::vector<ContextView> contexts(6);
+  for (ContextView& context : contexts) {
+    context.segment_offset = ints({0});
+    context.segment_sink = ints({0, 4});
+    context.sink_k = memory.Make(kv, {kKvHeads, 4, kDim});
+    context.sink_v = memory.Make(kv, {kKvHeads, 4, kDim});
+    context.gists[0].segment = ints({0, static_cast<std::int32_t>(chunks)});
+    context.gists[0].k = memory.Make(kv, {kKvHeads, chunks, kDim});
+    context.gists[0].v = memory.Make(kv, {kKvHeads, chunks, kDim});
+    context.chunk_page = ints(pages);
+    context.chunk_tokens = ints(lengths);
+    context.page_k = memory.Make(kv, {chunks, kKvHeads, kPageTokens, kDim});
+    context.page_v = memory.Make(kv, {chunks, kKvHeads, kPageTokens, kDim});
+  }
 
   const Tensor q = memory.Make(DType::kF32, {1, kHeads, kDim}), positions = ints({static_cast<std::int32_t>(tokens)});
   const RopeTable rope{memory.Make(DType::kF32, {tokens + 64, kDim / 2}),
@@ -200,37 +203,49 @@ void Layer(Backend& backend, std::int64_t tokens, double compression) {
   attend.positions = positions;
   attend.rope = rope;
   attend.scale = 0.01F;  // the tables are no rotations: large values
-  attend.context = &context;
   attend.chosen[0] = chosen;
-  attend.tail_k = memory.Make(DType::kF32, {kKvHeads, 64, kDim});
-  attend.tail_v = memory.Make(DType::kF32, {kKvHeads, 64, kDim});
+  attend.tail_k = memory.Make(kv, {kKvHeads, 64, kDim});
+  attend.tail_v = memory.Make(kv, {kKvHeads, 64, kDim});
   attend.tail_position = tokens;
   attend.out = memory.Make(DType::kF32, {1, kHeads, kDim});
-  const auto score = [&] {
+  const auto score = [&](const ContextView& context) {
     return backend.GistScore({.q = q, .positions = positions, .rope = rope, .context = &context, .scores = scores});
   };
-  const auto select = [&] {
+  const auto select = [&](const ContextView&) {
     return backend.SelectChunks({.scores = scores, .kv_heads = kKvHeads, .top_k = top_k, .chosen = chosen});
   };
-  const auto many = [&](auto run) {
-    return Median(backend, 20,
-                  [&] {
-                    for (int i = 0; i < 20; ++i) UNFOLD_TRY(run());
-                    return Status::Ok();
-                  }) /
-           20;
+  const auto attention = [&](const ContextView& context) {
+    attend.context = &context;
+    return backend.SparseAttention(attend);
   };
-  const double score_ms = many(score), select_ms = many(select);
-  const double attend_ms = many([&] { return backend.SparseAttention(attend); });
+  // Recorded, so that the host's part does not count.
+  const auto many = [&](auto run) {
+    constexpr int kTimes = 4;
+    Result<std::unique_ptr<Recording>> recorded = backend.Record([&] {
+      for (int i = 0; i < kTimes; ++i) {
+        for (const ContextView& context : contexts) UNFOLD_TRY(run(context));
+      }
+      return Status::Ok();
+    });
+    if (!recorded.ok()) Die(recorded.status());
+    return Median(backend, 20, [&] { return (*recorded)->Run(); }) / kTimes / static_cast<double>(contexts.size());
+  };
+  const double score_ms = many(score), select_ms = many(select), attend_ms = many(attention);
+  const double all_ms = many([&](const ContextView& context) {
+    UNFOLD_TRY(score(context));
+    UNFOLD_TRY(select(context));
+    return attention(context);
+  });
   std::int32_t counts[kKvHeads] = {};
   Must(backend.Download(counts, chosen.counts));
   double kept = 0;
   for (const std::int32_t count : counts) kept += count;
-  const std::string name = "layer of " + std::to_string(tokens) + " tokens, ";
-  const double row = kDim * sizeof(float);
+  const std::string name = "layer of " + std::to_string(tokens) + " tokens, " + std::string(DTypeName(kv)) + ", ";
+  const double row = static_cast<double>(kDim * DTypeBytes(kv));
   Print(name + "score", score_ms, static_cast<double>(kKvHeads * chunks) * row, 0);
   Print(name + "select " + std::to_string(top_k), select_ms, static_cast<double>(scores.bytes()), 0);
   Print(name + "attend " + std::to_string(static_cast<int>(kept)), attend_ms, kept * 2 * 9 * row, 0);
+  Print(name + "all", all_ms, static_cast<double>(kKvHeads * chunks) * row + kept * 2 * 9 * row, 0);
 }
 
 int Main(int argc, char** argv) {
@@ -252,7 +267,12 @@ int Main(int argc, char** argv) {
     Prefill(backend, DType::kF32, 2048, 8);
   }
   if (wanted("layer")) {
-    for (const std::int64_t tokens : {8192, 131072, 524288}) Layer(backend, tokens, 8);
+    for (const DType kv : {DType::kBF16, DType::kF32}) {
+      for (const std::int64_t tokens : {8192, 131072, 524288}) Layer(backend, kv, tokens, 8);
+    }
+  }
+  for (const char* tokens : {"8192", "131072", "524288"}) {  // one alone, for a profiler
+    if (argc > 2 && wanted(std::string("layer:") + tokens)) Layer(backend, DType::kBF16, std::atoll(tokens), 8);
   }
   if (wanted("products")) {
     for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);

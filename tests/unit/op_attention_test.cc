@@ -195,7 +195,9 @@ TEST_P(OpSuite, SparseAttention) {
         std::vector<std::int32_t> sinks;
         for (std::size_t j = 0; j < chunks.size(); ++j) sinks.push_back(static_cast<std::int32_t>(random.Below(4)));
         const int levels = 1 + static_cast<int>(random.Below(kMaxGistLevels));
-        const SparseCase c(random, heads, rows, random.Below(5), random.Below(20), chunks, sinks, 1, levels);
+        const std::vector<DType> types = KvTypes(*backend_);
+        const DType kv = types[random.Below(static_cast<std::int64_t>(types.size()))];
+        const SparseCase c(random, heads, rows, random.Below(5), random.Below(20), chunks, sinks, 1, levels, kv);
         const Guarded out = c.Out(), want = c.Out();
         std::vector<float> mass(static_cast<std::size_t>(c.context.chunks()), 0.5F), want_mass = mass;
         SparseAttentionArgs args = c.Args(out, TensorOf(mass)), ref_args = c.Args(want, TensorOf(want_mass));
@@ -215,16 +217,18 @@ TEST_P(OpSuite, SparseAttention) {
 
 TEST_P(OpSuite, SparseAttentionWithoutDocuments) {
   Random random(25);
-  const SparseCase c(random, {2, 2, 64}, 7, 3, 5, {}, {});
-  const Guarded out = c.Out(), want = c.Out(), empty = c.Out();
-  SparseAttentionArgs args = c.Args(out), ref_args = c.Args(want);
-  args.context = ref_args.context = nullptr;
-  ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
-  ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
-  const double bound = c.Bound();
-  EXPECT_TRUE(Near(out, want, [&](std::int64_t) { return bound; }));
-  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(empty))));  // a context without documents
-  EXPECT_TRUE(SameBits(out, empty));
+  for (const DType kv : KvTypes(*backend_)) {
+    const SparseCase c(random, {2, 2, 64}, 7, 3, 5, {}, {}, 1, 1, kv);
+    const Guarded out = c.Out(), want = c.Out(), empty = c.Out();
+    SparseAttentionArgs args = c.Args(out), ref_args = c.Args(want);
+    args.context = ref_args.context = nullptr;
+    ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
+    ASSERT_TRUE(Succeeds(ref_->SparseAttention(ref_args)));
+    const double bound = c.Bound();
+    EXPECT_TRUE(Near(out, want, [&](std::int64_t) { return bound; }));
+    ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(empty))));  // a context without documents
+    EXPECT_TRUE(SameBits(out, empty));
+  }
 }
 
 // Gists that share one value per level and head, as at layer 0.
@@ -232,8 +236,9 @@ void ShareGistValues(SparseCase& c) {
   const std::int64_t d = c.shape.head_dim;
   for (const LevelCase& level : c.context.levels) {
     for (std::int64_t row = 0; row < c.shape.kv_heads * level.gists(); ++row) {
-      std::memcpy(level.v.f32() + row * d, level.v.f32() + row / level.gists() * level.gists() * d,
-                  static_cast<std::size_t>(d) * sizeof(float));
+      const std::size_t bytes = static_cast<std::size_t>(d) * DTypeBytes((*level.v).dtype);
+      auto* values = (*level.v).as<char>();
+      std::memcpy(values + row * bytes, values + row / level.gists() * level.gists() * bytes, bytes);
     }
   }
 }
@@ -243,7 +248,9 @@ TEST_P(OpSuite, SparseAttentionOfAllGists) {
   for (const HeadShape& heads : HeadShapes()) {
     for (int levels : {1, 2, 3}) {
       const std::int64_t rows = 7;
-      SparseCase c(random, heads, rows, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, levels);
+      const std::vector<DType> types = KvTypes(*backend_);
+      const DType kv = types[random.Below(static_cast<std::int64_t>(types.size()))];
+      SparseCase c(random, heads, rows, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, levels, kv);
       ShareGistValues(c);
       const Guarded collapsed = c.Out(), all = c.Out(), want = c.Out(), plain = c.Out();
       const std::vector<std::int32_t> seen = {0, 1, 1, 2, 3, 3, 3};
@@ -279,11 +286,19 @@ TEST_P(OpSuite, SparseAttentionOfAllGists) {
   }
 }
 
+std::vector<std::pair<GistRead, DType>> ReadsAndTypes(const Backend& backend, std::initializer_list<GistRead> reads) {
+  std::vector<std::pair<GistRead, DType>> both;
+  for (const GistRead read : reads) {
+    for (const DType kv : KvTypes(backend)) both.emplace_back(read, kv);
+  }
+  return both;
+}
+
 // A row that sees the first documents only equals, bit for bit, a call whose context ends there.
 TEST_P(OpSuite, SparseAttentionSeesTheFirstDocumentsOnly) {
   Random random(30);
-  for (const GistRead read : {GistRead::kAll, GistRead::kCollapsed}) {
-    SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 4, 30}, {3, 1, 0}, 1, 2);
+  for (const auto& [read, kv] : ReadsAndTypes(*backend_, {GistRead::kAll, GistRead::kCollapsed})) {
+    SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 4, 30}, {3, 1, 0}, 1, 2, kv);
     ShareGistValues(c);
     for (std::int32_t seen = 0; seen <= 3; ++seen) {
       const Guarded masked = c.Out(), holes = c.Out();
@@ -298,9 +313,9 @@ TEST_P(OpSuite, SparseAttentionSeesTheFirstDocumentsOnly) {
         for (std::int64_t head = 0; head < 2; ++head) {
           for (std::int64_t gist = level.segment[seen]; gist < level.gists(); ++gist) {
             const std::int64_t at = (head * level.gists() + gist) * 64;
-            std::fill_n(level.k.f32() + at, 64, std::numeric_limits<float>::quiet_NaN());
+            Poison(level.k, at, 64);
             // A collapsed level reads the first gist's value for all.
-            if (gist > 0) std::fill_n(level.v.f32() + at, 64, std::numeric_limits<float>::quiet_NaN());
+            if (gist > 0) Poison(level.v, at, 64);
           }
         }
       }
@@ -316,8 +331,8 @@ TEST_P(OpSuite, SparseAttentionSeesTheFirstDocumentsOnly) {
 // Row t of a batch equals the same row alone.
 TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
   Random random(27);
-  for (const GistRead read : {GistRead::kChosen, GistRead::kAll, GistRead::kCollapsed}) {
-    SparseCase c(random, {2, 2, 64}, 37, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 2);
+  for (const auto& [read, kv] : ReadsAndTypes(*backend_, {GistRead::kChosen, GistRead::kAll, GistRead::kCollapsed})) {
+    SparseCase c(random, {2, 2, 64}, 37, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 2, kv);
     ShareGistValues(c);
     const Guarded all = c.Out();
     SparseAttentionArgs args = c.Args(all);
@@ -341,32 +356,33 @@ TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
 // Unchosen chunks are invisible, their gists too; so are rows of a page past the chunk's end and of the tail past t.
 TEST_P(OpSuite, SparseAttentionReadsOnlyVisibleKeys) {
   Random random(28);
-  SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 3);
-  const Guarded before = c.Out(), after = c.Out();
-  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(before))));
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (std::int64_t head = 0; head < 2; ++head) {
-    for (std::size_t n = 0; n < c.context.levels.size(); ++n) {
-      const LevelCase& level = c.context.levels[n];
-      const std::int64_t gists = level.gists();
-      const std::int32_t* chosen = c.chosen[n].gists.i32() + head * gists;
-      const std::int32_t* end = chosen + c.chosen[n].counts.i32()[head];
-      for (std::int32_t gist = 0; gist < gists; ++gist) {
-        const bool visible = std::find(chosen, end, gist) != end;
-        if (!visible) std::fill_n(level.k.f32() + (head * gists + gist) * 64, 64, nan);
-        if (!visible) std::fill_n(level.v.f32() + (head * gists + gist) * 64, 64, nan);
-        if (n > 0) continue;
-        const std::int64_t first = visible ? c.context.tokens[gist] : 0;
-        const std::int64_t page_at = ((c.context.page[gist] * 2 + head) * ContextCase::kPageTokens + first) * 64;
-        std::fill_n(c.context.page_k.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
-        std::fill_n(c.context.page_v.f32() + page_at, (ContextCase::kPageTokens - first) * 64, nan);
+  for (const DType kv : KvTypes(*backend_)) {
+    SparseCase c(random, {2, 2, 64}, 1, 2, 4, {11, 0, 30}, {3, 1, 0}, 1, 3, kv);
+    const Guarded before = c.Out(), after = c.Out();
+    ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(before))));
+    for (std::int64_t head = 0; head < 2; ++head) {
+      for (std::size_t n = 0; n < c.context.levels.size(); ++n) {
+        const LevelCase& level = c.context.levels[n];
+        const std::int64_t gists = level.gists();
+        const std::int32_t* chosen = c.chosen[n].gists.i32() + head * gists;
+        const std::int32_t* end = chosen + c.chosen[n].counts.i32()[head];
+        for (std::int32_t gist = 0; gist < gists; ++gist) {
+          const bool visible = std::find(chosen, end, gist) != end;
+          if (!visible) Poison(level.k, (head * gists + gist) * 64, 64);
+          if (!visible) Poison(level.v, (head * gists + gist) * 64, 64);
+          if (n > 0) continue;
+          const std::int64_t first = visible ? c.context.tokens[gist] : 0;
+          const std::int64_t page_at = ((c.context.page[gist] * 2 + head) * ContextCase::kPageTokens + first) * 64;
+          Poison(c.context.page_k, page_at, (ContextCase::kPageTokens - first) * 64);
+          Poison(c.context.page_v, page_at, (ContextCase::kPageTokens - first) * 64);
+        }
       }
+      Poison(c.tail_k, (head * 8 + 5) * 64, 3 * 64);  // rows 5 to 7 of 8
+      Poison(c.prefix_v, (head * 3 + 2) * 64, 64);    // row 2 of 3
     }
-    std::fill_n(c.tail_k.f32() + (head * 8 + 5) * 64, 3 * 64, nan);  // rows 5 to 7 of 8
-    std::fill_n(c.prefix_v.f32() + (head * 3 + 2) * 64, 64, nan);    // row 2 of 3
+    ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(after))));
+    EXPECT_TRUE(SameBits(before, after));
   }
-  ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(after))));
-  EXPECT_TRUE(SameBits(before, after));
 }
 
 // One logit far above all others takes the whole weight: the result is that value to the bit. And thousands of equal

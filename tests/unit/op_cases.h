@@ -92,9 +92,11 @@ struct HeadShape {
   std::int64_t heads() const { return kv_heads * group; }
 };
 
-// GQA ratios 1, 2, 3, 4, 7, 8, 16 and head dims 64, 96, 128, 256, each at least once.
+// GQA ratios 1, 2, 3, 4, 7, 8, 16 and head dims 64, 96, 128, 256, each at least once; and one of 80, which no form of
+// its own has.
 inline std::vector<HeadShape> HeadShapes() {
-  return {{2, 1, 64}, {2, 2, 64}, {1, 4, 96}, {2, 7, 128}, {1, 8, 64}, {3, 2, 128}, {1, 16, 64}, {1, 3, 256}};
+  return {{2, 1, 64},  {2, 2, 64},  {1, 4, 96},  {2, 7, 128}, {1, 8, 64},
+          {3, 2, 128}, {1, 16, 64}, {1, 3, 256}, {1, 2, 80}};
 }
 
 // One level of gists in the layout of GistLevel.
@@ -118,11 +120,11 @@ struct ContextCase {
   // `chunks[j]` and `sinks[j]` of each document j.
   ContextCase(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& chunks,
               const std::vector<std::int32_t>& sinks, std::int64_t first_position, float magnitude = 1,
-              int num_levels = 1)
-      : sink_k(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim}, magnitude)),
-        sink_v(random.Make(DType::kF32, {shape.kv_heads, Total(sinks), shape.head_dim})),
-        page_k(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
-        page_v(random.Make(DType::kF32, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim})) {
+              int num_levels = 1, DType kv = DType::kF32)
+      : sink_k(random.Make(kv, {shape.kv_heads, Total(sinks), shape.head_dim}, magnitude)),
+        sink_v(random.Make(kv, {shape.kv_heads, Total(sinks), shape.head_dim})),
+        page_k(random.Make(kv, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
+        page_v(random.Make(kv, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim})) {
     next_position = first_position;
     for (std::size_t j = 0; j < chunks.size(); ++j) {
       offset.push_back(static_cast<std::int32_t>(next_position));
@@ -131,7 +133,7 @@ struct ContextCase {
     }
     std::vector<std::int32_t> gists = chunks;
     for (int level = 0; level < num_levels; ++level) {
-      AddLevel(random, shape, gists, magnitude);
+      AddLevel(random, shape, gists, magnitude, kv);
       for (std::int32_t& count : gists) count = (count + kSectionSize - 1) / kSectionSize;
     }
     for (std::int32_t c = 0; c < this->chunks(); ++c) {
@@ -160,11 +162,12 @@ struct ContextCase {
 
  private:
   // The next level, `gists[j]` of document j. Above the lowest each stands for up to kSectionSize of the level below.
-  void AddLevel(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& gists, float magnitude) {
+  void AddLevel(Random& random, const HeadShape& shape, const std::vector<std::int32_t>& gists, float magnitude,
+                DType kv) {
     LevelCase level{{0},
                     {},
-                    random.Make(DType::kF32, {shape.kv_heads, Total(gists), shape.head_dim}, magnitude),
-                    random.Make(DType::kF32, {shape.kv_heads, Total(gists), shape.head_dim})};
+                    random.Make(kv, {shape.kv_heads, Total(gists), shape.head_dim}, magnitude),
+                    random.Make(kv, {shape.kv_heads, Total(gists), shape.head_dim})};
     if (!levels.empty()) level.child.push_back(0);
     for (std::size_t j = 0; j < gists.size(); ++j) {
       level.segment.push_back(level.segment.back() + gists[j]);
@@ -199,19 +202,19 @@ struct SparseCase {
 
   SparseCase(Random& random, const HeadShape& head_shape, std::int64_t num_rows, std::int64_t prefix, std::int64_t tail,
              const std::vector<std::int32_t>& chunks, const std::vector<std::int32_t>& sinks, float magnitude = 1,
-             int num_levels = 1)
+             int num_levels = 1, DType kv = DType::kF32)
       : shape(head_shape),
         rows(num_rows),
         prefix_tokens(prefix),
         tail_begin(tail),
         rope(700, shape.head_dim),
-        context(random, shape, chunks, sinks, prefix, magnitude, num_levels),
+        context(random, shape, chunks, sinks, prefix, magnitude, num_levels, kv),
         q(random.Make(DType::kF32, {rows, shape.heads(), shape.head_dim}, magnitude)),
         positions(DType::kInt32, {rows}),
-        prefix_k(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
-        prefix_v(random.Make(DType::kF32, {shape.kv_heads, prefix + 1, shape.head_dim})),
-        tail_k(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
-        tail_v(random.Make(DType::kF32, {shape.kv_heads, tail + rows + 3, shape.head_dim})) {
+        prefix_k(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
+        prefix_v(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim})),
+        tail_k(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
+        tail_v(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim})) {
     for (std::int64_t t = 0; t < rows; ++t) {
       positions.i32()[t] = static_cast<std::int32_t>(context.next_position + tail + t);
     }
@@ -267,7 +270,8 @@ struct SparseCase {
   }
   // Relative to the weights; times max |v| it bounds an output.
   double WeightBound() const {
-    return (2 * Keys() + static_cast<double>(shape.head_dim) + 8) * kEps * (1 + LogitBound());
+    const double rounding = (*tail_k).dtype == DType::kBF16 ? 0x1p-7 : 0;
+    return ((2 * Keys() + static_cast<double>(shape.head_dim) + 8) * kEps + rounding) * (1 + LogitBound());
   }
   double Bound() const {
     double largest = std::max({LargestMagnitude(prefix_v), LargestMagnitude(tail_v), LargestMagnitude(context.sink_v),

@@ -62,14 +62,14 @@ TEST(CudaBackend, MoreMemoryThanThereIsIsRefusedAndWorkGoesOn) {
     EXPECT_NE(huge.status().message().find(std::to_string(bytes)), std::string::npos) << huge.status().message();
     EXPECT_NE(huge.status().message().find("free are"), std::string::npos) << huge.status().message();
   }
-  // Memory of a call, too: a bit for each of 2^28 gists of 2^20 rows. Nothing runs, so the tensors need no memory.
+  // Memory of a call, too: a place for each of 2^28 gists of 2^20 rows. Nothing runs, so the tensors need no memory.
   Result<Buffer> small = device->Allocate(4096);
   ASSERT_TRUE(small.ok());
   const std::int64_t rows = 1 << 20, gists = 1 << 28;
   const Status refused = device->SelectChunks(
       {.scores = small->View(DType::kF32, {rows, 1, gists}),
        .kv_heads = 1,
-       .top_k = 1,
+       .top_k = gists,
        .chosen = {small->View(DType::kInt32, {rows, 1, gists}), small->View(DType::kInt32, {rows, 1})}});
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted) << refused.ToString();
   EXPECT_NE(refused.message().find("SelectChunks"), std::string::npos) << refused.message();
@@ -107,6 +107,35 @@ TEST(CudaBackend, BadValuesAreToldByTheNextDownload) {
   EXPECT_EQ(found[0], 12);
   EXPECT_EQ(found[1], 13);
   EXPECT_EQ(found[2], 0) << "a row of a bad id was written";
+}
+
+// Recorded work reads the values of the time it runs, and what cannot be recorded says so and spoils nothing.
+TEST(CudaBackend, RecordedWorkRunsAgainOnNewValues) {
+  const std::unique_ptr<Backend> device = MakeDevice();
+  const Result<Buffer> memory = device->Allocate(4096);
+  ASSERT_TRUE(memory.ok());
+  const auto tensor = [&](int place) {
+    return Tensor(static_cast<std::byte*>(memory->data()) + place * 1024, DType::kF32, {1, 4});
+  };
+  const Tensor gate = tensor(0), up = tensor(1), out = tensor(2);
+  Result<std::unique_ptr<Recording>> recorded =
+      device->Record([&] { return device->SwiGlu({.gate = gate, .up = up, .out = out}); });
+  ASSERT_TRUE(Succeeds(recorded.status()));
+  const std::vector<float> ones(4, 1);
+  ASSERT_TRUE(Succeeds(device->Upload(up, ones.data())));
+  for (const float value : {1.0F, 2.0F}) {
+    const std::vector<float> gates(4, value);
+    std::vector<float> found(4);
+    ASSERT_TRUE(Succeeds(device->Upload(gate, gates.data())));
+    ASSERT_TRUE(Succeeds((*recorded)->Run()));
+    ASSERT_TRUE(Succeeds(device->Download(found.data(), out)));
+    for (const float one : found) EXPECT_NEAR(one, value / (1 + std::exp(-value)), 1e-6);
+  }
+  const Result<std::unique_ptr<Recording>> refused = device->Record([&] { return device->Upload(up, ones.data()); });
+  EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument) << refused.status().ToString();
+  ASSERT_TRUE(Succeeds((*recorded)->Run()));
+  std::vector<float> found(4);
+  ASSERT_TRUE(Succeeds(device->Download(found.data(), out)));
 }
 
 TEST(CudaBackend, IsMadeByName) {

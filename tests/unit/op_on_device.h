@@ -20,23 +20,9 @@ class Mirrors {
  public:
   Mirrors(Backend& device, bool skewed) : device_(device), skewed_(skewed) {}
 
-  Tensor operator()(const Tensor& host) {
-    if (host.data == nullptr || host.bytes() == 0 || !status_.ok()) return host;
-    for (const Mirror& known : mirrors_) {
-      if (known.host.data == host.data && known.host.bytes() == host.bytes()) return As(host, known);
-    }
-    const std::size_t front = kGuard + (skewed_ ? DTypeBytes(host.dtype) : 0);
-    Result<Buffer> memory = device_.Allocate(host.bytes() + 2 * kGuard + DTypeBytes(host.dtype));
-    if (!memory.ok()) {
-      status_ = memory.status();
-      return host;
-    }
-    mirrors_.push_back({host, front, *std::move(memory)});
-    std::vector<std::uint8_t> bytes(mirrors_.back().memory.bytes(), kMark);
-    std::memcpy(bytes.data() + front, host.data, host.bytes());
-    status_ = device_.Upload(mirrors_.back().Whole(), bytes.data());
-    return As(host, mirrors_.back());
-  }
+  Tensor operator()(const Tensor& host) { return Mirrored(host, skewed_); }
+  // Attended in bf16 there is a form for aligned memory and one for all, of other bits: always the first.
+  Tensor Kv(const Tensor& host) { return Mirrored(host, skewed_ && host.dtype != DType::kBF16); }
 
   const Status& status() const { return status_; }
 
@@ -66,6 +52,24 @@ class Mirrors {
     Tensor Whole() const { return memory.View(DType::kInt8, {static_cast<std::int64_t>(memory.bytes())}); }
   };
 
+  Tensor Mirrored(const Tensor& host, bool skewed) {
+    if (host.data == nullptr || host.bytes() == 0 || !status_.ok()) return host;
+    for (const Mirror& known : mirrors_) {
+      if (known.host.data == host.data && known.host.bytes() == host.bytes()) return As(host, known);
+    }
+    const std::size_t front = kGuard + (skewed ? DTypeBytes(host.dtype) : 0);
+    Result<Buffer> memory = device_.Allocate(host.bytes() + 2 * kGuard + DTypeBytes(host.dtype));
+    if (!memory.ok()) {
+      status_ = memory.status();
+      return host;
+    }
+    mirrors_.push_back({host, front, *std::move(memory)});
+    std::vector<std::uint8_t> bytes(mirrors_.back().memory.bytes(), kMark);
+    std::memcpy(bytes.data() + front, host.data, host.bytes());
+    status_ = device_.Upload(mirrors_.back().Whole(), bytes.data());
+    return As(host, mirrors_.back());
+  }
+
   static Tensor As(Tensor host, const Mirror& mirror) {
     host.data = static_cast<std::uint8_t*>(mirror.memory.data()) + mirror.front;
     return host;
@@ -82,6 +86,7 @@ class OnDevice final : public Backend {
   explicit OnDevice(std::unique_ptr<Backend> device) : device_(std::move(device)) {}
 
   std::string_view name() const override { return device_->name(); }
+  DType WorkingType(DType compute) const override { return device_->WorkingType(compute); }
   Result<Buffer> Allocate(std::size_t bytes) override { return device_->Allocate(bytes); }
   Status Upload(const Tensor& device, const void* host) override { return device_->Upload(device, host); }
   Status Download(void* host, const Tensor& device) override { return device_->Download(host, device); }
@@ -101,12 +106,16 @@ class OnDevice final : public Backend {
   static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
   static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
   static void Replace(Mirrors& mirror, ContextView& context) {
-    for (Tensor* tensor : {&context.segment_offset, &context.segment_sink, &context.sink_k, &context.sink_v,
-                           &context.chunk_page, &context.chunk_tokens, &context.page_k, &context.page_v}) {
+    for (Tensor* tensor :
+         {&context.segment_offset, &context.segment_sink, &context.chunk_page, &context.chunk_tokens}) {
       *tensor = mirror(*tensor);
     }
+    for (Tensor* tensor : {&context.sink_k, &context.sink_v, &context.page_k, &context.page_v}) {
+      *tensor = mirror.Kv(*tensor);
+    }
     for (GistLevel& level : context.gists) {
-      for (Tensor* tensor : {&level.segment, &level.child, &level.k, &level.v}) *tensor = mirror(*tensor);
+      for (Tensor* tensor : {&level.segment, &level.child}) *tensor = mirror(*tensor);
+      for (Tensor* tensor : {&level.k, &level.v}) *tensor = mirror.Kv(*tensor);
     }
   }
 
@@ -179,10 +188,8 @@ class OnDevice final : public Backend {
       Replace(mirror, a.rope);
       for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
       if (a.context != nullptr) a.context = &context;
-      for (Tensor* tensor : {&a.q, &a.positions, &a.prefix_k, &a.prefix_v, &a.row_documents, &a.tail_k, &a.tail_v,
-                             &a.chunk_mass, &a.out}) {
-        *tensor = mirror(*tensor);
-      }
+      for (Tensor* tensor : {&a.q, &a.positions, &a.row_documents, &a.chunk_mass, &a.out}) *tensor = mirror(*tensor);
+      for (Tensor* tensor : {&a.prefix_k, &a.prefix_v, &a.tail_k, &a.tail_v}) *tensor = mirror.Kv(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {

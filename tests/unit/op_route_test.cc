@@ -16,7 +16,9 @@ TEST_P(OpSuite, GistScore) {
     for (const auto& chunks : contexts) {
       for (std::int64_t rows : {0, 1, 2, 7, 37, 64}) {
         const std::vector<std::int32_t> sinks(chunks.size(), 2);
-        const SparseCase c(random, heads, rows, 3, 1, chunks, sinks, 4);
+        const std::vector<DType> types = KvTypes(*backend_);
+        const DType kv = types[random.Below(static_cast<std::int64_t>(types.size()))];
+        const SparseCase c(random, heads, rows, 3, 1, chunks, sinks, 4, 1, kv);
         Guarded out(DType::kF32, {rows, heads.heads(), c.context.chunks()});
         Guarded want(DType::kF32, {rows, heads.heads(), c.context.chunks()});
         ASSERT_TRUE(Succeeds(backend_->GistScore(
@@ -27,8 +29,8 @@ TEST_P(OpSuite, GistScore) {
         ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
           const std::int64_t chunk = i % c.context.chunks(), row = i / c.context.chunks();
           const std::int64_t kv_head = row % heads.heads() / heads.group;
-          return (static_cast<double>(d) + 6) * kEps * Norm(c.q, row, d) *
-                 Norm(c.context.levels[0].k, kv_head * c.context.chunks() + chunk, d);
+          const double rounding = (static_cast<double>(d) + 6) * kEps + (kv == DType::kBF16 ? 0x1p-8 : 0);
+          return rounding * Norm(c.q, row, d) * Norm(c.context.levels[0].k, kv_head * c.context.chunks() + chunk, d);
         }));
       }
     }
@@ -38,27 +40,29 @@ TEST_P(OpSuite, GistScore) {
 // Only position - offset counts, and a row's scores do not depend on its batch: to the bit.
 TEST_P(OpSuite, GistScoreMovesWithItsDocument) {
   Random random(31);
-  const SparseCase c(random, {2, 2, 64}, 7, 3, 1, {9, 5}, {2, 0});
-  Guarded before(DType::kF32, {7, 4, 14}), after(DType::kF32, {7, 4, 14});
-  ASSERT_TRUE(Succeeds(backend_->GistScore(
-      {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = before})));
-  std::vector<std::int32_t> offset = c.context.offset;
-  for (std::int32_t& at : offset) at += 100;
-  Guarded positions(DType::kInt32, {7});
-  for (std::int64_t t = 0; t < 7; ++t) positions.i32()[t] = c.positions.i32()[t] + 100;
-  ContextView moved = c.view;
-  moved.segment_offset = TensorOf(offset);
-  ASSERT_TRUE(Succeeds(backend_->GistScore(
-      {.q = c.q, .positions = positions, .rope = c.rope.table(), .context = &moved, .scores = after})));
-  EXPECT_TRUE(SameBits(before, after));
-  for (std::int64_t t = 0; t < 7; ++t) {
-    Guarded one(DType::kF32, {1, 4, 14});
-    ASSERT_TRUE(Succeeds(backend_->GistScore({.q = (*c.q).Rows(t, t + 1),
-                                              .positions = (*c.positions).Rows(t, t + 1),
-                                              .rope = c.rope.table(),
-                                              .context = &c.view,
-                                              .scores = one})));
-    EXPECT_TRUE(SameBits(one, (*before).Rows(t, t + 1)));
+  for (const DType kv : KvTypes(*backend_)) {
+    const SparseCase c(random, {2, 2, 64}, 7, 3, 1, {9, 5}, {2, 0}, 1, 1, kv);
+    Guarded before(DType::kF32, {7, 4, 14}), after(DType::kF32, {7, 4, 14});
+    ASSERT_TRUE(Succeeds(backend_->GistScore(
+        {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = before})));
+    std::vector<std::int32_t> offset = c.context.offset;
+    for (std::int32_t& at : offset) at += 100;
+    Guarded positions(DType::kInt32, {7});
+    for (std::int64_t t = 0; t < 7; ++t) positions.i32()[t] = c.positions.i32()[t] + 100;
+    ContextView moved = c.view;
+    moved.segment_offset = TensorOf(offset);
+    ASSERT_TRUE(Succeeds(backend_->GistScore(
+        {.q = c.q, .positions = positions, .rope = c.rope.table(), .context = &moved, .scores = after})));
+    EXPECT_TRUE(SameBits(before, after));
+    for (std::int64_t t = 0; t < 7; ++t) {
+      Guarded one(DType::kF32, {1, 4, 14});
+      ASSERT_TRUE(Succeeds(backend_->GistScore({.q = (*c.q).Rows(t, t + 1),
+                                                .positions = (*c.positions).Rows(t, t + 1),
+                                                .rope = c.rope.table(),
+                                                .context = &c.view,
+                                                .scores = one})));
+      EXPECT_TRUE(SameBits(one, (*before).Rows(t, t + 1)));
+    }
   }
 }
 
@@ -156,6 +160,34 @@ void CheckMass(const Guarded& scores, const std::vector<std::int32_t>& kept, std
   const double rounding = static_cast<double>(chunks) * std::numeric_limits<double>::epsilon();
   EXPECT_GE(mass, top_p - rounding);
   EXPECT_LT(mass - worst, top_p + rounding);
+}
+
+// Contexts of which every head has many parts to look through: scores that crowd, that are all the same, that are all
+// minus infinity or NaN.
+TEST_P(OpSuite, SelectChunksOfLongContexts) {
+  Random random(37);
+  constexpr std::int64_t kChunks = 9001, kHeads = 2, kRows = 2;
+  for (const std::int64_t group : {1, 7, 16}) {
+    for (int kind = 0; kind < 5; ++kind) {
+      Guarded scores(DType::kF32, {kRows, kHeads * group, kChunks});
+      for (std::int64_t i = 0; i < scores.size(); ++i) {
+        const float sum = random.Uniform(1) + random.Uniform(1) + random.Uniform(1);
+        const float kinds[] = {sum, sum * sum * sum * 1e6F, 2.5F, -std::numeric_limits<float>::infinity(),
+                               random.Below(3000) == 0 ? 100.0F : std::nanf("")};
+        scores.f32()[i] = kinds[kind];
+      }
+      for (const std::int64_t k : {1, 40, 700, 8000}) {
+        Selection mine(kRows, kHeads, kChunks), want(kRows, kHeads, kChunks);
+        SelectChunksArgs args{.scores = scores, .kv_heads = kHeads, .top_k = k, .chosen = {mine.chosen, mine.counts}};
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks(args)));
+        args.chosen = {want.chosen, want.counts};
+        ASSERT_TRUE(Succeeds(ref_->SelectChunks(args)));
+        for (std::int64_t list = 0; list < kRows * kHeads; ++list) {
+          ASSERT_EQ(mine.List(list), want.List(list)) << "group " << group << ", kind " << kind << ", k " << k;
+        }
+      }
+    }
+  }
 }
 
 TEST_P(OpSuite, SelectChunksByMass) {

@@ -372,6 +372,37 @@ TEST_P(OpSuite, Unfold) {
   }
 }
 
+// In bf16 the rows are those in f32, rounded. A backend that attends f32 alone says so.
+TEST_P(OpSuite, UnfoldToBf16) {
+  Random random(11);
+  constexpr std::int64_t kHeads = 3, kRows = 9, kDim = 64;
+  const RopeFixture rope(100, kDim);
+  const Guarded k = random.Make(DType::kBF16, {kRows, kHeads, kDim}),
+                v = random.Make(DType::kF32, {kRows, kHeads, kDim});
+  Guarded positions(DType::kInt32, {kRows});
+  for (std::int64_t t = 0; t < kRows; ++t) positions.i32()[t] = static_cast<std::int32_t>(random.Below(100));
+  for (const Guarded& stored : {k, v}) {
+    Guarded wide_k(DType::kF32, {kHeads, kRows, kDim}), wide_v(DType::kF32, {kHeads, kRows, kDim});
+    Guarded out_k(DType::kBF16, {kHeads, kRows, kDim}), out_v(DType::kBF16, {kHeads, kRows, kDim});
+    UnfoldArgs args{stored, stored, {}, {}, positions, rope.table(), 0, wide_k, wide_v};
+    ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
+    args.out_k = out_k;
+    args.out_v = out_v;
+    const Status status = backend_->Unfold(args);
+    if (backend_->WorkingType(DType::kBF16) != DType::kBF16) {
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+      EXPECT_NE(status.message().find("Unfold"), std::string::npos) << status.message();
+      continue;
+    }
+    ASSERT_TRUE(Succeeds(status));
+    ASSERT_TRUE(out_k.Intact() && out_v.Intact());
+    for (std::int64_t i = 0; i < out_k.size(); ++i) {
+      ASSERT_EQ(out_k.u16()[i], F32ToBF16(wide_k[i]));
+      ASSERT_EQ(out_v.u16()[i], F32ToBF16(wide_v[i]));
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, OpSuite, ::testing::ValuesIn(Candidates()),
                          [](const auto& info) { return info.param.name; });
 

@@ -166,6 +166,18 @@ inline ::testing::AssertionResult Near(const Guarded& out, const Guarded& expect
   return ::testing::AssertionSuccess();
 }
 
+// The types of KV that a backend attends: f32, and what it wants beside.
+inline std::vector<DType> KvTypes(const Backend& backend) {
+  if (backend.WorkingType(DType::kBF16) == DType::kF32) return {DType::kF32};
+  return {DType::kF32, backend.WorkingType(DType::kBF16)};
+}
+
+// NaN, in any type, in `count` elements.
+inline void Poison(const Tensor& tensor, std::int64_t first, std::int64_t count) {
+  const std::size_t size = DTypeBytes(tensor.dtype);
+  std::memset(tensor.as<char>() + static_cast<std::size_t>(first) * size, 0xff, static_cast<std::size_t>(count) * size);
+}
+
 inline bool SameBits(const void* a, const void* b, std::size_t bytes) {
   return bytes == 0 || std::memcmp(a, b, bytes) == 0;
 }

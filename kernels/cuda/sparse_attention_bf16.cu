@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+// SparseAttention with KV in bf16 on tensor cores (method.md 4.5). A block takes a split as in sparse_attention.cu, its
+// warps 16 keys at a time, each with a softmax of its own; at the end the block merges them in the warps' order.
+//
+// A warp's next keys and values are on their way to its own shared memory while it works on those before. Keys are the
+// left operand of (keys x dims) * (dims x heads), values, transposed as they are loaded, of (dims x keys) * (keys x
+// heads), so nothing is padded for up to 8 heads of a group. Each key and value is read once for up to 16.
+// Tried (H100, 28/4 heads x 128, 128K and 512K tokens of context; merging included): keys and values from memory to
+// registers, dims in an order that suits the loads, values interleaved by byte permutations: 36 and 112 us; so 43 and
+// 125, of which the bytes are 13 and 52: a split's way from its lists to its keys is a chain of loads, and queries are
+// rotated by each block anew.
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/query_fragments.cuh"
+#include "kernels/cuda/sparse_attention.cuh"
+
+namespace unfold {
+namespace {
+
+using Bf16 = __nv_bfloat16;
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kStages = 3;           // tiles of a warp
+constexpr int kSharedDocuments = 2;  // whose queries a block holds; a split rarely sees more, and warps help themselves
+constexpr float kLog2E = 1.4426950408889634F;
+
+// The transpose of an 8 x 8 matrix of 16-bit elements, a row of pairs in every four lanes.
+__device__ __forceinline__ unsigned Transposed(unsigned pair) {
+  unsigned turned;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(turned) : "r"(pair));
+  return turned;
+}
+
+// A tile of keys, their values and documents.
+template <int kDim>
+struct KeyTile {
+  TileRows<kDim> keys, values;
+  const Bf16 *k[kTileKeys], *v[kTileKeys];  // where they come from
+  int document[kTileKeys];
+
+  // Begins to copy the tile that begins at key `first` of the split. Keys past the last stand for the last.
+  __device__ __forceinline__ void Copy(const SplitItems<Bf16>& split, const AttentionInputs<Bf16>& in,
+                                       std::int32_t first, std::int32_t count) {
+    const int lane = threadIdx.x % kWarp;
+    if (lane < kTileKeys) {
+      const typename SplitItems<Bf16>::Key own = split.At(min(first + lane, count - 1), kDim, in.documents());
+      k[lane] = own.k, v[lane] = own.v, document[lane] = own.document;
+    }
+    __syncwarp();
+    keys.Copy([&](int key) { return k[key]; });
+    values.Copy([&](int key) { return v[key]; });
+  }
+};
+
+template <int kDim, int kHeadTiles>
+struct AttendShared {
+  SplitItems<Bf16> split;
+  int documents[kSharedDocuments];
+  // The block's, then one of each warp.
+  SharedQueries<kDim, kHeadTiles> queries[kSharedDocuments + kWarps];
+  union {
+    KeyTile<kDim> tiles[kWarps][kStages];
+    float sums[kWarps][kHeadTiles * kTileHeads][kDim];
+  };
+  float2 state[kWarps][kHeadTiles * kTileHeads];
+};
+
+// A warp's softmax and sums. A lane has heads 2 c and 2 c + 1 of each tile.
+template <int kDim, int kHeadTiles>
+struct WarpState {
+  static constexpr int kProducts = kDim / kMmaRows;
+  float largest[kHeadTiles][2], total[kHeadTiles][2];
+  float sums[kHeadTiles][kProducts][4];
+
+  __device__ __forceinline__ WarpState() {
+#pragma unroll
+    for (int n = 0; n < kHeadTiles; ++n) {
+      largest[n][0] = largest[n][1] = -INFINITY;
+      total[n][0] = total[n][1] = 0;
+#pragma unroll
+      for (int i = 0; i < kProducts; ++i) sums[n][i][0] = sums[n][i][1] = sums[n][i][2] = sums[n][i][3] = 0;
+    }
+  }
+
+  // Takes a tile's scaled logits of head tile n (minus infinity: no key) and its values.
+  __device__ __forceinline__ void Take(int n, const float (&logits)[4], const TileRows<kDim>& values) {
+    float weight[4], shrink[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float most = fmaxf(logits[h], logits[h + 2]);
+#pragma unroll
+      for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
+      most = fmaxf(most, largest[n][h]);
+      shrink[h] = largest[n][h] == -INFINITY ? 0.0F : exp2f((largest[n][h] - most) * kLog2E);
+      largest[n][h] = most;
+      weight[h] = exp2f((logits[h] - most) * kLog2E);
+      weight[h + 2] = exp2f((logits[h + 2] - most) * kLog2E);
+      total[n][h] = fmaf(total[n][h], shrink[h], weight[h] + weight[h + 2]);
+    }
+    // Most tiles find no larger logit than those before.
+    if (__any_sync(kAllLanes, shrink[0] != 1.0F || shrink[1] != 1.0F)) {
+#pragma unroll
+      for (int i = 0; i < kProducts; ++i) {
+        float(&sum)[4] = sums[n][i];
+        sum[0] *= shrink[0], sum[1] *= shrink[1], sum[2] *= shrink[0], sum[3] *= shrink[1];
+      }
+    }
+    const unsigned right0 = Transposed(PackBf16(weight[0], weight[1]));
+    const unsigned right1 = Transposed(PackBf16(weight[2], weight[3]));
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int i = 0; i < kProducts; ++i) {
+      unsigned left[4];
+      LoadMatricesTransposed(left, &values.row[lane / 16 * 8 + lane % 8][i * 16 + lane / 8 % 2 * 8]);
+      Mma(sums[n][i], left, right0, right1);
+    }
+  }
+
+  // Leaves the warp's part in shared memory.
+  __device__ __forceinline__ void Leave(AttendShared<kDim, kHeadTiles>& shared) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+    for (int n = 0; n < kHeadTiles; ++n) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float sum = total[n][h];
+#pragma unroll
+        for (int step = 4; step < kWarp; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+        const int head = n * kTileHeads + lane % 4 * 2 + h;
+        if (lane < 4) shared.state[warp][head] = make_float2(largest[n][h], sum);
+#pragma unroll
+        for (int i = 0; i < kProducts; ++i) {
+          shared.sums[warp][head][i * 16 + lane / 4] = sums[n][i][h];
+          shared.sums[warp][head][i * 16 + lane / 4 + 8] = sums[n][i][h + 2];
+        }
+      }
+    }
+  }
+};
+
+template <int kDim, int kHeadTiles>
+struct SplitWorker {
+  static constexpr int kHeads = kHeadTiles * kTileHeads;
+  const AttentionInputs<Bf16>& in;
+  const Place& place;
+  AttendShared<kDim, kHeadTiles>& shared;
+  std::int32_t keys;
+  int own_document = -1;  // whose queries the warp's own place has
+
+  // Where the queries for `document` are.
+  __device__ const SharedQueries<kDim, kHeadTiles>& QueriesFor(int document) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    for (int i = 0; i < kSharedDocuments; ++i) {
+      if (document == shared.documents[i]) return shared.queries[i];
+    }
+    SharedQueries<kDim, kHeadTiles>& own = shared.queries[kSharedDocuments + warp];
+    if (document != own_document) {
+      __syncwarp();
+      own.Load(in.queries, place.t, document, place.first_head, place.heads, lane, kWarp);
+      __syncwarp();
+      own_document = document;
+    }
+    return own;
+  }
+
+  // Scaled logits of the tile that begins at key `first`, minus infinity past the last key; the documents of its keys
+  // one after another.
+  __device__ __forceinline__ void Logits(const KeyTile<kDim>& tile, std::int32_t first,
+                                         float (&logits)[kHeadTiles][4]) {
+    const int lane = threadIdx.x % kWarp, group = lane / 4;
+    const bool inside0 = first + group < keys, inside8 = first + group + 8 < keys;
+    const int document0 = tile.document[group], document8 = tile.document[group + 8];
+#pragma unroll
+    for (int n = 0; n < kHeadTiles; ++n) logits[n][0] = logits[n][1] = logits[n][2] = logits[n][3] = -INFINITY;
+    // Keys past the last have the last one's document.
+    const int own = tile.document[lane % kTileKeys];
+    unsigned open = (1U << kTileKeys) - 1;
+    while (open != 0) {
+      const int now = __shfl_sync(kAllLanes, own, __ffs(static_cast<int>(open)) - 1);
+      const SharedQueries<kDim, kHeadTiles>& queries = QueriesFor(now);
+#pragma unroll
+      for (int n = 0; n < kHeadTiles; ++n) {
+        float dots[4];
+        tile.keys.Dot(queries, n, dots);
+        if (inside0 && document0 == now) logits[n][0] = in.scale * dots[0], logits[n][1] = in.scale * dots[1];
+        if (inside8 && document8 == now) logits[n][2] = in.scale * dots[2], logits[n][3] = in.scale * dots[3];
+      }
+      open &= ~__ballot_sync(kAllLanes, own == now);
+    }
+  }
+
+  // Keeps the logits of chosen chunks: [item, key of the item, head] from `to` on.
+  __device__ __forceinline__ void Keep(const float (&logits)[kHeadTiles][4], std::int32_t first, Index most,
+                                       float* to) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const std::int32_t key = first + lane / 4 + i * 8;
+      if (key >= keys) continue;
+      const int item = shared.split.ItemOf(key);
+      if (shared.split.items[item].chunk < 0) continue;
+      float* row = to + (item * most + key - shared.split.Begin(item)) * kHeads + lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kHeadTiles; ++n) {
+        row[n * kTileHeads] = logits[n][2 * i];
+        row[n * kTileHeads + 1] = logits[n][2 * i + 1];
+      }
+    }
+  }
+
+  // The warps' softmaxes as one, in their order.
+  __device__ void Merge(const Partials& partials, Index split) const {
+    const Index first = (place.t * in.queries.heads + place.first_head) * partials.splits + split;
+    if (threadIdx.x < place.heads) {
+      float2* state = &shared.state[0][threadIdx.x];
+      float largest = -INFINITY, total = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, state[w * kHeads].x);
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const float2 part = state[w * kHeads];
+        const float share = part.x == -INFINITY ? 0.0F : exp2f((part.x - largest) * kLog2E);
+        total = fmaf(part.y, share, total);
+        state[w * kHeads].x = share;
+      }
+      partials.state[first + threadIdx.x * partials.splits] = make_float2(largest, total);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < place.heads * kDim; i += kThreads) {
+      const int h = i / kDim, e = i % kDim;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum = fmaf(shared.state[w][h].x, shared.sums[w][h][e], sum);
+      partials.sums[(first + h * partials.splits) * kDim + e] = sum;
+    }
+  }
+};
+
+// `at_once` blocks a list, which take its splits in turn.
+template <int kDim, int kHeadTiles>
+__global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2)
+    AttendBf16Kernel(const __grid_constant__ AttentionInputs<Bf16> in, Partials partials, KeyLogits kept,
+                     Index at_once) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
+  constexpr int kHeads = kHeadTiles * kTileHeads;
+  WaitForWorkBefore();
+  const Place place(in, at_once, kHeads);
+  const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
+  const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
+  const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
+  const int warp = threadIdx.x / kWarp;
+  for (Index split = place.split; split * kItemsOfSplit < row.count(); split += at_once) {
+    const std::int32_t keys = shared.split.Load(row, split * kItemsOfSplit, row.count());
+    SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys};
+    // What is loaded late waits behind the keys that are on their way: the queries of the first key's document come
+    // first.
+    const int document = keys == 0 ? -1 : shared.split.At(0, kDim, in.documents()).document;
+    const int last_document = keys == 0 ? -1 : shared.split.At(keys - 1, kDim, in.documents()).document;
+    PendingFragment pending;
+    Index position = 0;
+    const bool good = document >= 0 && PositionIn(in.queries, place.t, document, &position);
+    SharedQueries<kDim, kHeadTiles>::Begin(in.queries, place.t, position, good, place.first_head, place.heads,
+                                           threadIdx.x, &pending);
+    // Tile n of the warp.
+    const auto copy = [&](int n) {
+      const std::int32_t first = (n * kWarps + warp) * kTileKeys;
+      if (first < keys) shared.tiles[warp][n % kStages].Copy(shared.split, in, first, keys);
+      CommitCopies();
+    };
+#pragma unroll
+    for (int n = 0; n < kStages; ++n) copy(n);
+    if (threadIdx.x == 0) shared.documents[0] = document, shared.documents[1] = last_document;
+    constexpr int kFragments = SharedQueries<kDim, kHeadTiles>::kFragments;
+    if (threadIdx.x < kFragments) shared.queries[0].End(threadIdx.x, pending);
+    for (int i = threadIdx.x + kThreads; i < kFragments; i += kThreads) {
+      SharedQueries<kDim, kHeadTiles>::Begin(in.queries, place.t, position, good, place.first_head, place.heads, i,
+                                             &pending);
+      shared.queries[0].End(i, pending);
+    }
+    if (last_document != document) {
+      shared.queries[1].Load(in.queries, place.t, last_document, place.first_head, place.heads, threadIdx.x, kThreads);
+    }
+    __syncthreads();
+    WarpState<kDim, kHeadTiles> state;
+    for (int n = 0; (n * kWarps + warp) * kTileKeys < keys; ++n) {
+      const std::int32_t first = (n * kWarps + warp) * kTileKeys;
+      const KeyTile<kDim>& tile = shared.tiles[warp][n % kStages];
+      WaitForCopies<kStages - 1>();
+      __syncwarp();
+      float logits[kHeadTiles][4];
+      worker.Logits(tile, first, logits);
+      if (keeps) {
+        worker.Keep(logits, first, kept.most,
+                    kept.logits + (kept_list * partials.splits + split) * kItemsOfSplit * kept.most * kHeads);
+      }
+#pragma unroll
+      for (int tile_of_heads = 0; tile_of_heads < kHeadTiles; ++tile_of_heads) {
+        state.Take(tile_of_heads, logits[tile_of_heads], tile.values);
+      }
+      __syncwarp();
+      copy(n + kStages);
+    }
+    WaitForCopies<0>();
+    __syncthreads();  // the sums take the tiles' place
+    state.Leave(shared);
+    __syncthreads();
+    worker.Merge(partials, split);
+    __syncthreads();
+  }
+}
+
+template <int kDim, int kHeadTiles>
+Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, const Partials& partials,
+              const KeyLogits& kept) {
+  const auto kernel = AttendBf16Kernel<kDim, kHeadTiles>;
+  constexpr int kBytes = sizeof(AttendShared<kDim, kHeadTiles>);
+  const Index lists = rows * in.kv_heads, at_once = SplitsAtOnce(context, lists, partials.splits);
+  return context.Launch(kernel, {lists * at_once, kThreads, kBytes, "SparseAttention"}, in, partials, kept, at_once);
+}
+
+template <int kDim>
+Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, const Partials& partials,
+                 const KeyLogits& kept) {
+  if (in.queries.heads / in.kv_heads <= kTileHeads) return Launch<kDim, 1>(context, in, rows, partials, kept);
+  return Launch<kDim, 2>(context, in, rows, partials, kept);
+}
+
+}  // namespace
+
+bool TakesTensorCoreAttention(const SparseAttentionArgs& args) {
+  const Index d = args.q.dims[2], group = args.q.dims[1] / args.tail_k.dims[0];
+  return args.tail_k.dtype == DType::kBF16 && group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
+}
+
+Index TensorCoreHeads(Index group) { return group <= kTileHeads ? kTileHeads : 2 * kTileHeads; }
+
+Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows,
+                                 const Partials& partials, const KeyLogits& kept) {
+  switch (in.queries.head_dim) {
+    case 64: return LaunchDim<64>(context, in, rows, partials, kept);
+    case 96: return LaunchDim<96>(context, in, rows, partials, kept);
+    case 128: return LaunchDim<128>(context, in, rows, partials, kept);
+    default: return LaunchDim<256>(context, in, rows, partials, kept);
+  }
+}
+
+}  // namespace unfold
