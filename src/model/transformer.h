@@ -49,6 +49,7 @@ class Transformer {
   const ModelConfig& config() const { return config_; }
   const SafeTensors& checkpoint() const { return checkpoint_; }
   DType compute() const { return compute_; }
+  DType kv_type() const { return backend_.WorkingType(compute_); }  // in which contexts lie in memory
   const RopeTable& rope() const { return rope_; }
   Backend& backend() { return backend_; }
 

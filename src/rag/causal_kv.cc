@@ -8,18 +8,20 @@ namespace unfold {
 
 Result<CausalKv> CausalKv::Make(Transformer& model, int num_layers, std::int64_t capacity) {
   CausalKv kv;
+  kv.type_ = model.kv_type();
   kv.kv_heads_ = model.config().kv_heads;
   kv.head_dim_ = model.config().head_dim;
   kv.capacity_ = capacity;
-  const std::size_t floats = static_cast<std::size_t>(num_layers) * 2 * kv.kv_heads_ * capacity * kv.head_dim_;
-  UNFOLD_TRY_ASSIGN(kv.memory_, model.backend().Allocate(floats * sizeof(float)));
+  const std::size_t values = static_cast<std::size_t>(num_layers) * 2 * kv.kv_heads_ * capacity * kv.head_dim_;
+  UNFOLD_TRY_ASSIGN(kv.memory_, model.backend().Allocate(values * DTypeBytes(kv.type_)));
   return kv;
 }
 
 Tensor CausalKv::View(int layer, int which) const {
   const std::int64_t slab = kv_heads_ * capacity_ * head_dim_;
-  float* data = static_cast<float*>(memory_.data()) + (2 * layer + which) * slab;
-  return Tensor(data, DType::kF32, {kv_heads_, capacity_, head_dim_});
+  auto* data = static_cast<std::byte*>(memory_.data()) +
+               static_cast<std::size_t>((2 * layer + which) * slab) * DTypeBytes(type_);
+  return Tensor(data, type_, {kv_heads_, capacity_, head_dim_});
 }
 
 Status CausalKv::Append(Transformer& model, int layer, std::int64_t row_begin, const Tensor& keys, const Tensor& values,

@@ -24,12 +24,13 @@ class CausalKv {
                 const Tensor& positions);
 
   std::int64_t capacity() const { return capacity_; }
-  Tensor k(int layer) const { return View(layer, 0); }  // f32 [Hk, capacity, D]
+  Tensor k(int layer) const { return View(layer, 0); }  // [Hk, capacity, D] of the model's kv_type
   Tensor v(int layer) const { return View(layer, 1); }
 
  private:
   Tensor View(int layer, int which) const;
   Buffer memory_;  // [layers, 2, Hk, capacity, D]
+  DType type_ = DType::kF32;
   std::int64_t kv_heads_ = 0, head_dim_ = 0, capacity_ = 0;
 };
 

@@ -34,11 +34,11 @@ class KvRecordBuilder {
   std::vector<std::int64_t> rows_;
 };
 
-// Brings rows of a stored record to the backend and unfolds them: keys rotated, widened, into attention layout.
-// Thread-compatible.
+// Brings rows of a stored record to the backend and unfolds them: keys rotated, in the model's kv_type, into attention
+// layout. Thread-compatible.
 class KvLoader {
  public:
-  // Row `row_begin` + i of `record` goes to position positions[i] and row `out_begin` + i of out_k and out_v, f32
+  // Row `row_begin` + i of `record` goes to position positions[i] and row `out_begin` + i of out_k and out_v,
   // [Hk, rows, D]. The record has the model's heads and dimension.
   Status Load(Transformer& model, const KvView& record, std::int64_t row_begin, std::span<const std::int32_t> positions,
               std::int64_t out_begin, const Tensor& out_k, const Tensor& out_v);

@@ -19,12 +19,13 @@ Result<std::unique_ptr<UnfoldCache>> UnfoldCache::Make(Transformer& model, int m
                                                        std::uint64_t page_bytes, std::uint64_t block_bytes) {
   std::unique_ptr<UnfoldCache> cache(new UnfoldCache(model, block_bytes));
   const ModelConfig& config = model.config();
-  const std::uint64_t half_page = std::uint64_t{sizeof(float)} * config.kv_heads * max_chunk_tokens * config.head_dim;
+  const std::uint64_t half_page =
+      std::uint64_t{DTypeBytes(model.kv_type())} * config.kv_heads * max_chunk_tokens * config.head_dim;
   const std::uint64_t num_pages = std::clamp<std::uint64_t>(page_bytes / (2 * half_page), 1, INT32_MAX);
   UNFOLD_TRY_ASSIGN(cache->memory_k_, model.backend().Allocate(num_pages * half_page));
   UNFOLD_TRY_ASSIGN(cache->memory_v_, model.backend().Allocate(num_pages * half_page));
   const auto view = [&](const Buffer& memory) {
-    return memory.View(DType::kF32,
+    return memory.View(model.kv_type(),
                        {static_cast<std::int64_t>(num_pages), config.kv_heads, max_chunk_tokens, config.head_dim});
   };
   cache->pages_k_ = view(cache->memory_k_);

@@ -62,7 +62,7 @@ class UnfoldCache {
   std::shared_ptr<const RawBlock> FindBlock(const PageKey& key);
   void KeepBlock(const PageKey& key, std::shared_ptr<const RawBlock> block);
 
-  Tensor page_k() const { return pages_k_; }  // f32 [P, Hk, L_max, D]
+  Tensor page_k() const { return pages_k_; }  // [P, Hk, L_max, D] of the model's kv_type
   Tensor page_v() const { return pages_v_; }
 
  private:

@@ -29,11 +29,12 @@ Status CheckShape(const KvHeader& header, const ModelConfig& config, std::int64_
 }  // namespace
 
 Tensor WorkingSet::SinkView(const Buffer& buffer) const {
-  return buffer.View(DType::kF32, {model_.config().kv_heads, segment_sink_.back(), model_.config().head_dim});
+  return buffer.View(model_.kv_type(), {model_.config().kv_heads, segment_sink_.back(), model_.config().head_dim});
 }
 
 Tensor WorkingSet::GistView(const Buffer& buffer, std::size_t level) const {
-  return buffer.View(DType::kF32, {model_.config().kv_heads, levels_[level].segment.back(), model_.config().head_dim});
+  return buffer.View(model_.kv_type(),
+                     {model_.config().kv_heads, levels_[level].segment.back(), model_.config().head_dim});
 }
 
 std::int64_t WorkingSet::num_gists() const {
@@ -156,7 +157,7 @@ void WorkingSet::AddSections(const GistRules& rules) {
 
 Status WorkingSet::AllocateLayers() {
   layers_.resize(model_.config().num_layers);
-  const std::size_t row_bytes = sizeof(float) * model_.config().kv_heads * model_.config().head_dim;
+  const std::size_t row_bytes = DTypeBytes(model_.kv_type()) * model_.config().kv_heads * model_.config().head_dim;
   for (LayerKv& layer : layers_) {
     UNFOLD_TRY_ASSIGN(layer.sink_k, model_.backend().Allocate(row_bytes * segment_sink_.back()));
     UNFOLD_TRY_ASSIGN(layer.sink_v, model_.backend().Allocate(row_bytes * segment_sink_.back()));
