@@ -407,7 +407,7 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0 && args.mass_from < rows;
   KeyLogits kept;
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
-    if (in.vectors && TakesTensorCoreAttention(args)) {
+    if (in.vectors && TakesTensorCoreAttention(context, args)) {
       if (with_mass) {
         kept = {nullptr, args.mass_from, in.pages.stride + 1};
         kept.logits = memory.Array<float>((rows - kept.first_row) * in.kv_heads * splits * kItemsOfSplit * kept.most *

@@ -95,7 +95,7 @@ inline Index SplitsAtOnce(const CudaContext& context, Index lists, Index splits)
 }
 
 // The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, D 64, 96, 128 or 256, groups of up to 16 heads.
-bool TakesTensorCoreAttention(const SparseAttentionArgs& args);
+bool TakesTensorCoreAttention(const CudaContext& context, const SparseAttentionArgs& args);
 // Logits of the keys of chosen chunks, for their mass: [lists, splits, kItemsOfSplit * most, heads at once]. Null:
 // none.
 struct KeyLogits {

@@ -20,9 +20,11 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kStages = 3;           // tiles of a warp
 constexpr int kSharedDocuments = 2;  // whose queries a block holds; a split rarely sees more, and warps help themselves
 constexpr float kLog2E = 1.4426950408889634F;
+
+// Tiles of a warp: what an A100's shared memory has room for.
+constexpr int StagesFor(int dim, int head_tiles) { return dim > 128 ? 1 : head_tiles > 1 ? 2 : 3; }
 
 // The transpose of an 8 x 8 matrix of 16-bit elements, a row of pairs in every four lanes.
 __device__ __forceinline__ unsigned Transposed(unsigned pair) {
@@ -54,6 +56,7 @@ struct KeyTile {
 
 template <int kDim, int kHeadTiles>
 struct AttendShared {
+  static constexpr int kStages = StagesFor(kDim, kHeadTiles);
   SplitItems<Bf16> split;
   int documents[kSharedDocuments];
   // The block's, then one of each warp.
@@ -243,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2
                      Index at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
-  constexpr int kHeads = kHeadTiles * kTileHeads;
+  constexpr int kHeads = kHeadTiles * kTileHeads, kStages = StagesFor(kDim, kHeadTiles);
   WaitForWorkBefore();
   const Place place(in, at_once, kHeads);
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
@@ -328,9 +331,10 @@ Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, Index ro
 
 }  // namespace
 
-bool TakesTensorCoreAttention(const SparseAttentionArgs& args) {
+bool TakesTensorCoreAttention(const CudaContext& context, const SparseAttentionArgs& args) {
   const Index d = args.q.dims[2], group = args.q.dims[1] / args.tail_k.dims[0];
-  return args.tail_k.dtype == DType::kBF16 && group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
+  const bool has_room = d < 256 || group <= kTileHeads || sizeof(AttendShared<256, 2>) <= context.max_shared_bytes();
+  return has_room && group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
 }
 
 Index TensorCoreHeads(Index group) { return group <= kTileHeads ? kTileHeads : 2 * kTileHeads; }

@@ -95,8 +95,8 @@ struct HeadShape {
 // GQA ratios 1, 2, 3, 4, 7, 8, 16 and head dims 64, 96, 128, 256, each at least once; and one of 80, which no form of
 // its own has.
 inline std::vector<HeadShape> HeadShapes() {
-  return {{2, 1, 64},  {2, 2, 64},  {1, 4, 96},  {2, 7, 128}, {1, 8, 64},
-          {3, 2, 128}, {1, 16, 64}, {1, 3, 256}, {1, 2, 80}};
+  return {{2, 1, 64},  {2, 2, 64},  {1, 4, 96},  {2, 7, 128},  {1, 8, 64}, {3, 2, 128},
+          {1, 16, 64}, {1, 3, 256}, {1, 9, 128}, {1, 12, 256}, {1, 2, 80}};
 }
 
 // One level of gists in the layout of GistLevel.
