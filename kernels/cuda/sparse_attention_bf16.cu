@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2
                      Index at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
-  constexpr int kHeads = kHeadTiles * kTileHeads, kStages = StagesFor(kDim, kHeadTiles);
+  constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
   WaitForWorkBefore();
   const Place place(in, at_once, kHeads);
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
