@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/chunk_mass.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
 
 namespace unfold {
@@ -160,6 +161,16 @@ __global__ void __launch_bounds__(kMergeThreads)
   const auto splits =
       static_cast<int>(CeilDiv(static_cast<unsigned>(ItemsOfRow<Kv>(in, t, kv_head).count()), kItemsOfSplit));
   const Index first = Index{blockIdx.x} * partials.splits;
+  const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
+  float part[kMergeAtOnce];
+  const auto load = [&](int s) {
+#pragma unroll
+    for (int n = 0; n < kMergeAtOnce; ++n) {
+      const int own = s + n * side_by_side;
+      part[n] = own < splits ? partials.sums[(first + own) * d + e] : 0.0F;
+    }
+  };
+  if (side < side_by_side) load(side);  // the first ones are on their way while the shares are found
   float largest = -INFINITY;
   for (int s = threadIdx.x; s < splits; s += kMergeThreads) largest = fmaxf(largest, partials.state[first + s].x);
   for (int step = kWarp / 2; step > 0; step /= 2) {
@@ -177,15 +188,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   }
   total = BlockSum(total, shared);
   if (threadIdx.x == 0) state[blockIdx.x] = make_float2(largest, total);
-  const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
   float sum = 0;
   for (int s = side; side < side_by_side && s < splits; s += kMergeAtOnce * side_by_side) {
-    float part[kMergeAtOnce];
-#pragma unroll
-    for (int n = 0; n < kMergeAtOnce; ++n) {
-      const int own = s + n * side_by_side;
-      part[n] = own < splits ? partials.sums[(first + own) * d + e] : 0.0F;
-    }
+    if (s > side) load(s);
 #pragma unroll
     for (int n = 0; n < kMergeAtOnce; ++n) {
       const int own = s + n * side_by_side;
@@ -234,44 +239,6 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x < kItemsOfSplit && shared.split.items[threadIdx.x].chunk >= 0) {
     mass[place.list * in.levels[0].rows.stride + shared.split.items[threadIdx.x].chunk] = sum;
   }
-}
-
-// The same from kept logits: an item a warp.
-__global__ void __launch_bounds__(kThreads)
-    KeptMassKernel(const __grid_constant__ AttentionInputs<__nv_bfloat16> in, Index splits, Index at_once,
-                   KeyLogits kept, Index heads_at_once, const float2* state, float* mass) {
-  __shared__ SplitItems<__nv_bfloat16> items;
-  Place place(in, at_once, heads_at_once);
-  place.t += kept.first_row;
-  const ItemsOfRow<__nv_bfloat16> row(in, place.t, place.kv_head);
-  const float2* whole = state + place.t * in.queries.heads + place.first_head;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (Index split = place.split; split * kItemsOfSplit < row.count(); split += at_once) {
-    __syncthreads();
-    items.Load(row, split * kItemsOfSplit, row.count());
-    const float* logits = kept.logits + (place.list * splits + split) * kItemsOfSplit * kept.most * heads_at_once;
-    for (int i = warp; i < kItemsOfSplit; i += kWarps) {
-      const Item<__nv_bfloat16>& item = items.items[i];
-      if (item.chunk < 0) continue;
-      float sum = 0;
-      for (int at = lane; at < item.keys() * place.heads; at += kWarp) {
-        const int key = at / place.heads, h = at % place.heads;
-        const float logit = logits[(i * kept.most + key) * heads_at_once + h];
-        sum += expf(logit - whole[h].x) / whole[h].y;
-      }
-      sum = WarpSum(sum);
-      if (lane == 0) mass[place.list * in.levels[0].rows.stride + item.chunk] = sum;
-    }
-  }
-}
-
-// mass[c] += the sum over `lists`, in their order, of lists[l, c].
-__global__ void AddMassKernel(const float* parts, Index lists, Index chunks, float* mass) {
-  const Index c = Index{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (c >= chunks) return;
-  double sum = 0;
-  for (Index list = 0; list < lists; ++list) sum += double{parts[list * chunks + c]};
-  mass[c] += static_cast<float>(sum);
 }
 
 template <typename Kv>
