@@ -90,8 +90,6 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
   UNFOLD_TRY(context->Explain(cudaSetDevice(0), "cudaSetDevice"));
   UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&context->num_multiprocessors_, cudaDevAttrMultiProcessorCount, 0),
                               "the device"));
-  UNFOLD_TRY(context->Explain(
-      cudaDeviceGetAttribute(&context->max_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "the device"));
   int major = 0;
   UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "the device"));
   context->launches_early_ = major >= 9;

@@ -81,7 +81,6 @@ class CudaContext {
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t blas() const { return blas_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
-  std::size_t max_shared_bytes() const { return static_cast<std::size_t>(max_shared_bytes_); }  // of a block
 
   // Device memory, not initialised. ResourceExhausted names what was asked and what is free.
   Result<Buffer> MakeBuffer(std::size_t bytes);
@@ -153,7 +152,7 @@ class CudaContext {
 
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;
-  int num_multiprocessors_ = 1, max_shared_bytes_ = 0;
+  int num_multiprocessors_ = 1;
   bool launches_early_ = false;  // compute capability 9.0
   FaultNote* notes_ = nullptr;
   FaultNote* host_notes_ = nullptr;  // pinned: where Settle reads them
@@ -191,6 +190,10 @@ class CallMemory {
   }
 
   const Status& status() const { return status_; }
+  // Keeps the first failure.
+  void Note(const Status& status) {
+    if (status_.ok()) status_ = status;
+  }
 
  private:
   void* Take(std::size_t bytes);

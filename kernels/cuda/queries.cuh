@@ -18,7 +18,6 @@ struct QueryInputs {
   const float *cos = nullptr, *sin = nullptr;
   const std::int32_t* segment_offset = nullptr;
   Index heads = 0, head_dim = 0, documents = 0, table_rows = 0;
-  bool vectors = false;  // q and the tables can be loaded 16 bytes at a time, four dims of either half of a head too
   FaultSink faults;
   FaultKind position_fault, offset_fault;
 };
@@ -35,7 +34,6 @@ inline QueryInputs MakeQueries(const Tensor& q, const Tensor& positions, const R
           q.dims[2],
           segment_offset.rank == 0 ? 0 : segment_offset.dims[0],
           rope.cos.dims[0],
-          q.dims[2] % 8 == 0 && HasVectors(q.data) && HasVectors(rope.cos.data) && HasVectors(rope.sin.data),
           faults,
           position_fault,
           offset_fault};

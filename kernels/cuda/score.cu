@@ -5,7 +5,10 @@
 // Bytes: the candidates' keys once for every kHeadsAtOnce heads of a group.
 // Tried (f32, H200, 28/4 heads x 128, 128K tokens of context, launches included): a warp for each key, queries rotated
 // by a kernel of their own: 51 us; a thread for each key: 19.
+#include <algorithm>
+
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/score.cuh"
 
 namespace unfold {
@@ -83,8 +86,25 @@ Status Score(CudaContext& context, const GistScoreArgs& args) {
 
 Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
   if (args.q.dims[2] > kMaxQueryDim) return Status::InvalidArgument("GistScore: cuda takes D up to 256");
-  const bool bf16 = args.context->gists[args.level].k.dtype == DType::kBF16;
-  return bf16 ? Score<__nv_bfloat16>(*context_, args) : Score<float>(*context_, args);
+  if (args.context->gists[args.level].k.dtype != DType::kBF16) return Score<float>(*context_, args);
+  // As many rows at a time as have their rotated queries in some memory.
+  constexpr Index kQueryBytes = Index{256} << 20;
+  const auto [rows, heads, head_dim, unused] = args.q.dims;
+  const Index kv_heads = args.context->gists[args.level].k.dims[0];
+  const Index bytes = RotatedQueryBytes(1, args.context->num_documents(), kv_heads, heads / kv_heads, head_dim);
+  const Index at_once = std::max<Index>(kQueryBytes / bytes, 1);
+  for (Index begin = 0; begin < rows; begin += at_once) {
+    const Index end = std::min(begin + at_once, rows);
+    GistScoreArgs part = args;
+    part.q = args.q.Rows(begin, end);
+    part.positions = args.positions.Rows(begin, end);
+    part.scores = args.scores.Rows(begin, end);
+    if (args.parents.gists.rank != 0) {
+      part.parents = {args.parents.gists.Rows(begin, end), args.parents.counts.Rows(begin, end)};
+    }
+    UNFOLD_TRY(Score<__nv_bfloat16>(*context_, part));
+  }
+  return Status::Ok();
 }
 
 }  // namespace unfold

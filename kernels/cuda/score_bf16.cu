@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // GistScore with bf16 keys on tensor cores (method.md 4.1). A warp takes 16 candidates at a time and has the next ones
-// on their way; a block has the queries of one document at a time in shared memory, as sums of two bf16, so that scores
-// are as good as in f32.
+// on their way.
 //
 // Bytes: the candidates' keys once for every 16 heads of a group.
 #include <algorithm>
@@ -20,18 +19,17 @@ constexpr int kStages = 3;
 constexpr Index kBlocksOfMultiprocessor = 4;
 constexpr int kBlockKeys = kWarps * kTileKeys;
 
-template <int kDim, int kHeadTiles>
+template <int kDim>
 struct ScoreShared {
-  SharedQueries<kDim, kHeadTiles> queries;
   TileRows<kDim> tiles[kWarps][kStages];
 };
 
 // `at_once` blocks a list, each with a run of its tiles.
 template <int kDim, int kHeadTiles>
-__global__ void __launch_bounds__(kThreads)
-    ScoreBf16Kernel(const __grid_constant__ ScoreInputs<Bf16> in, unsigned at_once, float* scores) {
+__global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constant__ ScoreInputs<Bf16> in,
+                                                            RotatedQueries queries, unsigned at_once, float* scores) {
   extern __shared__ __align__(16) unsigned char memory[];
-  auto& shared = *reinterpret_cast<ScoreShared<kDim, kHeadTiles>*>(memory);
+  auto& shared = *reinterpret_cast<ScoreShared<kDim>*>(memory);
   const auto kv_heads = static_cast<unsigned>(in.kv_heads), list = blockIdx.x / at_once;
   const Index t = list / kv_heads, kv_head = list % kv_heads;
   if (in.candidates.gists != nullptr) WaitForWorkBefore();
@@ -42,8 +40,8 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   if (begin == end) return;
   // What is loaded late waits behind the keys that are on their way, so tables come first.
-  const Index first_document = in.DocumentOf(in.GistAt(list, begin));
-  const Index last_of_run = in.CheckedDocument(in.GistAt(list, end - 1));
+  const auto first_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, begin)));
+  const auto last_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, end - 1)));
   // Tile n of the warp. Keys past the last stand for the last.
   const auto copy = [&](int n) {
     const int first = begin + n * kBlockKeys + warp * kTileKeys;
@@ -55,65 +53,50 @@ __global__ void __launch_bounds__(kThreads)
     }
     CommitCopies();
   };
-  // Keys are older than the work before: they need not wait for it.
+  // Keys and tables are older than the work before: they need not wait for it.
 #pragma unroll
   for (int n = 0; n < kStages - 1; ++n) copy(n);
   if (in.candidates.gists == nullptr) WaitForWorkBefore();
 
   const auto group = static_cast<int>(static_cast<unsigned>(in.queries.heads) / kv_heads);
-  const Index first_head = kv_head * group;
-  Index loaded = -1;  // the document whose queries are there
+  float* head_scores = scores + (t * in.queries.heads + kv_head * group) * in.gists;
   for (int n = 0; begin + n * kBlockKeys < end; ++n) {
     copy(n + kStages - 1);
-    const int block_first = begin + n * kBlockKeys, first = block_first + warp * kTileKeys;
-    Index document[2] = {first_document, first_document}, last_document = first_document, now = first_document;
-    if (first_document != last_of_run) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        document[i] = in.CheckedDocument(in.GistAt(list, min(first + lane / 4 + 8 * i, count - 1)));
-      }
-      now = in.DocumentOf(in.GistAt(list, block_first));
-      last_document = in.DocumentOf(in.GistAt(list, min(block_first + kBlockKeys, count) - 1));
+    const int first = begin + n * kBlockKeys + warp * kTileKeys;
+    // The document of candidate lane % 16; those past the last have the last one's.
+    int document = first_document;
+    if (first_document != last_document) {
+      document = static_cast<int>(in.CheckedDocument(in.GistAt(list, min(first + lane % kTileKeys, count - 1))));
     }
-    last_document = min(last_document, in.queries.documents - 1);
-    bool arrived = false;
-    for (; now <= last_document; ++now) {
-      if (now != loaded) {
-        __syncthreads();
-        shared.queries.Load(in.queries, t, now, first_head, group, threadIdx.x, kThreads);
-        __syncthreads();
-        loaded = now;
-      }
-      if (!arrived) {
-        WaitForCopies<kStages - 1>();
-        __syncwarp();
-        arrived = true;
-      }
+    WaitForCopies<kStages - 1>();
+    __syncwarp();
+    ForDocuments(document, [&](int now, bool own, bool own8) {
+      if (now == queries.documents || first >= end) return;
+      const uint4* rotated = queries.For(t, now, kv_head);
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; ++tile) {
         float dots[4];
-        shared.tiles[warp][n % kStages].Dot(shared.queries, tile, dots);
+        shared.tiles[warp][n % kStages].template Dot<kHeadTiles>(rotated, tile, dots);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int candidate = first + lane / 4 + i / 2 * 8, head = tile * kTileHeads + lane % 4 * 2 + i % 2;
-          if (document[i / 2] != now || candidate >= count || head >= group) continue;
-          scores[(t * in.queries.heads + first_head + head) * in.gists + candidate] = dots[i];
+          if (i / 2 == 0 ? !own : !own8) continue;
+          if (candidate < count && head < group) head_scores[head * in.gists + candidate] = dots[i];
         }
       }
-    }
+    });
     __syncwarp();
   }
 }
 
 template <int kDim>
-Status Launch(CudaContext& context, const ScoreInputs<Bf16>& in, Index lists, float* scores) {
-  const bool one_tile = in.queries.heads / in.kv_heads <= kTileHeads;
-  const auto kernel = one_tile ? ScoreBf16Kernel<kDim, 1> : ScoreBf16Kernel<kDim, 2>;
-  const std::size_t bytes = one_tile ? sizeof(ScoreShared<kDim, 1>) : sizeof(ScoreShared<kDim, 2>);
+Status Launch(CudaContext& context, const ScoreInputs<Bf16>& in, const RotatedQueries& queries, Index lists,
+              float* scores) {
+  const auto kernel = queries.heads_at_once == kTileHeads ? ScoreBf16Kernel<kDim, 1> : ScoreBf16Kernel<kDim, 2>;
   const Index at_once = std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), lists), 1,
                                           CeilDiv(in.gists, kBlockKeys));
-  return context.Launch(kernel, {lists * at_once, kThreads, bytes, "GistScore"}, in, static_cast<unsigned>(at_once),
-                        scores);
+  return context.Launch(kernel, {lists * at_once, kThreads, sizeof(ScoreShared<kDim>), "GistScore"}, in, queries,
+                        static_cast<unsigned>(at_once), scores);
 }
 
 }  // namespace
@@ -123,11 +106,14 @@ bool TakesTensorCoreScore(Index group, Index head_dim) {
 }
 
 Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<Bf16>& in, Index lists, float* scores) {
+  CallMemory memory(context, "GistScore");
+  const RotatedQueries queries = RotateQueries(context, memory, in.queries, lists / in.kv_heads, in.kv_heads);
+  UNFOLD_TRY(memory.status());
   switch (in.queries.head_dim) {
-    case 64: return Launch<64>(context, in, lists, scores);
-    case 96: return Launch<96>(context, in, lists, scores);
-    case 128: return Launch<128>(context, in, lists, scores);
-    default: return Launch<256>(context, in, lists, scores);
+    case 64: return Launch<64>(context, in, queries, lists, scores);
+    case 96: return Launch<96>(context, in, queries, lists, scores);
+    case 128: return Launch<128>(context, in, queries, lists, scores);
+    default: return Launch<256>(context, in, queries, lists, scores);
   }
 }
 

@@ -374,7 +374,7 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0 && args.mass_from < rows;
   KeyLogits kept;
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
-    if (in.vectors && TakesTensorCoreAttention(context, args)) {
+    if (in.vectors && TakesTensorCoreAttention(args)) {
       if (with_mass) {
         kept = {nullptr, args.mass_from, in.pages.stride + 1};
         kept.logits = memory.Array<float>((rows - kept.first_row) * in.kv_heads * splits * kItemsOfSplit * kept.most *
@@ -402,7 +402,9 @@ Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   if (head_dim > kMaxQueryDim) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
   const Index splits = CeilDiv(MostItems(args), kItemsOfSplit);
   const Index mass = args.chunk_mass.rank == 0 ? 0 : args.chunk_mass.size();
-  const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float));
+  const Index documents = args.context == nullptr ? 0 : args.context->num_documents(), kv_heads = args.tail_k.dims[0];
+  const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float)) +
+                          RotatedQueryBytes(1, documents, kv_heads, heads / kv_heads, head_dim);
   const Index at_once = std::clamp<Index>(kCallBytes / std::max<Index>(row_bytes, 1), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {
     const SparseAttentionArgs part = RowsOf(args, begin, std::min(begin + at_once, rows));

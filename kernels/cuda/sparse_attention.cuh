@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention_items.cuh"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/queries.cuh"
+#include "kernels/cuda/query_fragments.cuh"
 
 namespace unfold {
 
@@ -90,12 +91,12 @@ struct SplitItems {
 
 // How many of a list's splits have a block of their own: so many that the device is full.
 inline Index SplitsAtOnce(const CudaContext& context, Index lists, Index splits) {
-  constexpr Index kBlocksOfMultiprocessor = 2;
+  constexpr Index kBlocksOfMultiprocessor = 3;
   return std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), lists), 1, splits);
 }
 
 // The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, D 64, 96, 128 or 256, groups of up to 16 heads.
-bool TakesTensorCoreAttention(const CudaContext& context, const SparseAttentionArgs& args);
+bool TakesTensorCoreAttention(const SparseAttentionArgs& args);
 // Logits of the keys of chosen chunks, for their mass: [lists, splits, kItemsOfSplit * most, heads at once]. Null:
 // none.
 struct KeyLogits {
@@ -105,8 +106,6 @@ struct KeyLogits {
 };
 Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows,
                                  const Partials& partials, const KeyLogits& key_logits);
-// How many heads of a group one of its blocks takes.
-Index TensorCoreHeads(Index group);
 
 }  // namespace unfold
 

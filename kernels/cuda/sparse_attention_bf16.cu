@@ -5,10 +5,10 @@
 // A warp's next keys and values are on their way to its own shared memory while it works on those before. Keys are the
 // left operand of (keys x dims) * (dims x heads), values, transposed as they are loaded, of (dims x keys) * (keys x
 // heads), so nothing is padded for up to 8 heads of a group. Each key and value is read once for up to 16.
-// Tried (H100, 28/4 heads x 128, 128K and 512K tokens of context; merging included): keys and values from memory to
-// registers, dims in an order that suits the loads, values interleaved by byte permutations: 36 and 112 us; so 43 and
-// 125, of which the bytes are 13 and 52: a split's way from its lists to its keys is a chain of loads, and queries are
-// rotated by each block anew.
+// Tried (H100, 28/4 heads x 128, 128K and 512K tokens of context; rotation and merging included: 33 and 100 us; the
+// bytes alone 13 and 52): keys and values from memory to registers, dims in an order that suits the loads, values
+// interleaved by byte permutations: 36 and 112; queries rotated by each block, in shared memory: 42 and 123. What is
+// left is a chain of loads, from a split's lists to its keys.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
@@ -20,11 +20,10 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kSharedDocuments = 2;  // whose queries a block holds; a split rarely sees more, and warps help themselves
 constexpr float kLog2E = 1.4426950408889634F;
 
-// Tiles of a warp: what an A100's shared memory has room for.
-constexpr int StagesFor(int dim, int head_tiles) { return dim > 128 ? 1 : head_tiles > 1 ? 2 : 3; }
+// Tiles of a warp: so many that three blocks share a multiprocessor, or one on an A100 at large dims.
+constexpr int StagesFor(int dim) { return dim > 128 ? 1 : 2; }
 
 // The transpose of an 8 x 8 matrix of 16-bit elements, a row of pairs in every four lanes.
 __device__ __forceinline__ unsigned Transposed(unsigned pair) {
@@ -56,11 +55,8 @@ struct KeyTile {
 
 template <int kDim, int kHeadTiles>
 struct AttendShared {
-  static constexpr int kStages = StagesFor(kDim, kHeadTiles);
+  static constexpr int kStages = StagesFor(kDim);
   SplitItems<Bf16> split;
-  int documents[kSharedDocuments];
-  // The block's, then one of each warp.
-  SharedQueries<kDim, kHeadTiles> queries[kSharedDocuments + kWarps];
   union {
     KeyTile<kDim> tiles[kWarps][kStages];
     float sums[kWarps][kHeadTiles * kTileHeads][kDim];
@@ -148,48 +144,25 @@ struct SplitWorker {
   const Place& place;
   AttendShared<kDim, kHeadTiles>& shared;
   std::int32_t keys;
-  int own_document = -1;  // whose queries the warp's own place has
+  const RotatedQueries& queries;
 
-  // Where the queries for `document` are.
-  __device__ const SharedQueries<kDim, kHeadTiles>& QueriesFor(int document) {
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    for (int i = 0; i < kSharedDocuments; ++i) {
-      if (document == shared.documents[i]) return shared.queries[i];
-    }
-    SharedQueries<kDim, kHeadTiles>& own = shared.queries[kSharedDocuments + warp];
-    if (document != own_document) {
-      __syncwarp();
-      own.Load(in.queries, place.t, document, place.first_head, place.heads, lane, kWarp);
-      __syncwarp();
-      own_document = document;
-    }
-    return own;
-  }
-
-  // Scaled logits of the tile that begins at key `first`, minus infinity past the last key; the documents of its keys
-  // one after another.
+  // Scaled logits of the tile that begins at key `first`, minus infinity past the last key.
   __device__ __forceinline__ void Logits(const KeyTile<kDim>& tile, std::int32_t first,
-                                         float (&logits)[kHeadTiles][4]) {
+                                         float (&logits)[kHeadTiles][4]) const {
     const int lane = threadIdx.x % kWarp, group = lane / 4;
-    const bool inside0 = first + group < keys, inside8 = first + group + 8 < keys;
-    const int document0 = tile.document[group], document8 = tile.document[group + 8];
+    const bool inside = first + group < keys, inside8 = first + group + 8 < keys;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) logits[n][0] = logits[n][1] = logits[n][2] = logits[n][3] = -INFINITY;
-    // Keys past the last have the last one's document.
-    const int own = tile.document[lane % kTileKeys];
-    unsigned open = (1U << kTileKeys) - 1;
-    while (open != 0) {
-      const int now = __shfl_sync(kAllLanes, own, __ffs(static_cast<int>(open)) - 1);
-      const SharedQueries<kDim, kHeadTiles>& queries = QueriesFor(now);
+    ForDocuments(tile.document[lane % kTileKeys], [&](int now, bool own, bool own8) {
+      const uint4* rotated = queries.For(place.t, now, place.kv_head);
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
         float dots[4];
-        tile.keys.Dot(queries, n, dots);
-        if (inside0 && document0 == now) logits[n][0] = in.scale * dots[0], logits[n][1] = in.scale * dots[1];
-        if (inside8 && document8 == now) logits[n][2] = in.scale * dots[2], logits[n][3] = in.scale * dots[3];
+        tile.keys.template Dot<kHeadTiles>(rotated, n, dots);
+        if (inside && own) logits[n][0] = in.scale * dots[0], logits[n][1] = in.scale * dots[1];
+        if (inside8 && own8) logits[n][2] = in.scale * dots[2], logits[n][3] = in.scale * dots[3];
       }
-      open &= ~__ballot_sync(kAllLanes, own == now);
-    }
+    });
   }
 
   // Keeps the logits of chosen chunks: [item, key of the item, head] from `to` on.
@@ -241,9 +214,9 @@ struct SplitWorker {
 
 // `at_once` blocks a list, which take its splits in turn.
 template <int kDim, int kHeadTiles>
-__global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2)
-    AttendBf16Kernel(const __grid_constant__ AttentionInputs<Bf16> in, Partials partials, KeyLogits kept,
-                     Index at_once) {
+__global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3)
+    AttendBf16Kernel(const __grid_constant__ AttentionInputs<Bf16> in, RotatedQueries queries, Partials partials,
+                     KeyLogits kept, Index at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
   constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
@@ -255,16 +228,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2
   const int warp = threadIdx.x / kWarp;
   for (Index split = place.split; split * kItemsOfSplit < row.count(); split += at_once) {
     const std::int32_t keys = shared.split.Load(row, split * kItemsOfSplit, row.count());
-    SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys};
-    // What is loaded late waits behind the keys that are on their way: the queries of the first key's document come
-    // first.
-    const int document = keys == 0 ? -1 : shared.split.At(0, kDim, in.documents()).document;
-    const int last_document = keys == 0 ? -1 : shared.split.At(keys - 1, kDim, in.documents()).document;
-    PendingFragment pending;
-    Index position = 0;
-    const bool good = document >= 0 && PositionIn(in.queries, place.t, document, &position);
-    SharedQueries<kDim, kHeadTiles>::Begin(in.queries, place.t, position, good, place.first_head, place.heads,
-                                           threadIdx.x, &pending);
+    const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys, queries};
     // Tile n of the warp.
     const auto copy = [&](int n) {
       const std::int32_t first = (n * kWarps + warp) * kTileKeys;
@@ -273,18 +237,6 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2
     };
 #pragma unroll
     for (int n = 0; n < kStages; ++n) copy(n);
-    if (threadIdx.x == 0) shared.documents[0] = document, shared.documents[1] = last_document;
-    constexpr int kFragments = SharedQueries<kDim, kHeadTiles>::kFragments;
-    if (threadIdx.x < kFragments) shared.queries[0].End(threadIdx.x, pending);
-    for (int i = threadIdx.x + kThreads; i < kFragments; i += kThreads) {
-      SharedQueries<kDim, kHeadTiles>::Begin(in.queries, place.t, position, good, place.first_head, place.heads, i,
-                                             &pending);
-      shared.queries[0].End(i, pending);
-    }
-    if (last_document != document) {
-      shared.queries[1].Load(in.queries, place.t, last_document, place.first_head, place.heads, threadIdx.x, kThreads);
-    }
-    __syncthreads();
     WarpState<kDim, kHeadTiles> state;
     for (int n = 0; (n * kWarps + warp) * kTileKeys < keys; ++n) {
       const std::int32_t first = (n * kWarps + warp) * kTileKeys;
@@ -314,38 +266,39 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 2
 }
 
 template <int kDim, int kHeadTiles>
-Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, const Partials& partials,
-              const KeyLogits& kept) {
+Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
+              const Partials& partials, const KeyLogits& kept) {
   const auto kernel = AttendBf16Kernel<kDim, kHeadTiles>;
   constexpr int kBytes = sizeof(AttendShared<kDim, kHeadTiles>);
   const Index lists = rows * in.kv_heads, at_once = SplitsAtOnce(context, lists, partials.splits);
-  return context.Launch(kernel, {lists * at_once, kThreads, kBytes, "SparseAttention"}, in, partials, kept, at_once);
+  return context.Launch(kernel, {lists * at_once, kThreads, kBytes, "SparseAttention"}, in, queries, partials, kept,
+                        at_once);
 }
 
 template <int kDim>
-Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, const Partials& partials,
-                 const KeyLogits& kept) {
-  if (in.queries.heads / in.kv_heads <= kTileHeads) return Launch<kDim, 1>(context, in, rows, partials, kept);
-  return Launch<kDim, 2>(context, in, rows, partials, kept);
+Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
+                 const Partials& partials, const KeyLogits& kept) {
+  if (queries.heads_at_once == kTileHeads) return Launch<kDim, 1>(context, in, queries, rows, partials, kept);
+  return Launch<kDim, 2>(context, in, queries, rows, partials, kept);
 }
 
 }  // namespace
 
-bool TakesTensorCoreAttention(const CudaContext& context, const SparseAttentionArgs& args) {
+bool TakesTensorCoreAttention(const SparseAttentionArgs& args) {
   const Index d = args.q.dims[2], group = args.q.dims[1] / args.tail_k.dims[0];
-  const bool has_room = d < 256 || group <= kTileHeads || sizeof(AttendShared<256, 2>) <= context.max_shared_bytes();
-  return has_room && group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
+  return group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
 }
-
-Index TensorCoreHeads(Index group) { return group <= kTileHeads ? kTileHeads : 2 * kTileHeads; }
 
 Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows,
                                  const Partials& partials, const KeyLogits& kept) {
+  CallMemory memory(context, "SparseAttention");
+  const RotatedQueries queries = RotateQueries(context, memory, in.queries, rows, in.kv_heads);
+  UNFOLD_TRY(memory.status());
   switch (in.queries.head_dim) {
-    case 64: return LaunchDim<64>(context, in, rows, partials, kept);
-    case 96: return LaunchDim<96>(context, in, rows, partials, kept);
-    case 128: return LaunchDim<128>(context, in, rows, partials, kept);
-    default: return LaunchDim<256>(context, in, rows, partials, kept);
+    case 64: return LaunchDim<64>(context, in, queries, rows, partials, kept);
+    case 96: return LaunchDim<96>(context, in, queries, rows, partials, kept);
+    case 128: return LaunchDim<128>(context, in, queries, rows, partials, kept);
+    default: return LaunchDim<256>(context, in, queries, rows, partials, kept);
   }
 }
 
