@@ -70,7 +70,18 @@ Status CpuBackend::DoEmbed(const EmbedArgs& args) {
   return Status::Ok();
 }
 
+// The row kernels have no form for activations in bf16.
+Status CpuBackend::TakesF32(std::string_view op, std::initializer_list<Tensor> activations) {
+  for (const Tensor& tensor : activations) {
+    if (tensor.dtype == DType::kF32) continue;
+    return Status::InvalidArgument(std::string(op) + ": an activation is " + tensor.ShapeString() +
+                                   "; the cpu backend takes f32 (its WorkingType)");
+  }
+  return Status::Ok();
+}
+
 Status CpuBackend::DoRmsNorm(const RmsNormArgs& args) {
+  UNFOLD_TRY(TakesF32("RmsNorm", {args.x, args.out}));
   const Index width = args.x.dims[1];
   Split(args.x.dims[0], width, [&](Index begin, Index end) {
     for (Index t = begin; t < end; ++t) {
@@ -86,6 +97,7 @@ Status CpuBackend::DoRmsNorm(const RmsNormArgs& args) {
 }
 
 Status CpuBackend::DoRope(const RopeArgs& args) {
+  UNFOLD_TRY(TakesF32("Rope", {args.x, args.out}));
   UNFOLD_TRY(CheckIndices("Rope", "positions", args.positions, args.rope.cos.dims[0]));
   const Index heads = args.x.dims[1], head_dim = args.x.dims[2], half = head_dim / 2;
   Split(args.x.dims[0], heads * head_dim, [&](Index begin, Index end) {
@@ -99,6 +111,7 @@ Status CpuBackend::DoRope(const RopeArgs& args) {
 }
 
 Status CpuBackend::DoSwiGlu(const SwiGluArgs& args) {
+  UNFOLD_TRY(TakesF32("SwiGlu", {args.gate}));
   const Index width = args.gate.dims[1];
   Split(args.gate.dims[0], 4 * width, [&](Index begin, Index end) {
     simd_.swiglu(args.gate.as<float>() + begin * width, args.up.as<float>() + begin * width,

@@ -7,6 +7,7 @@
 #define UNFOLD_KERNELS_CPU_BACKEND_H_
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -126,6 +127,7 @@ class CpuBackend final : public HostBackend {
   }
   std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
 
+  static Status TakesF32(std::string_view op, std::initializer_list<Tensor> activations);
   // x in the type that the product computes in; rounded once for neighbours in the list that share it.
   void PrepareRows(CpuProduct& product, const CpuProduct* before);
   void RunProductTask(const CpuProduct& product, std::int64_t task);

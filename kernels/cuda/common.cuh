@@ -82,6 +82,45 @@ inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigne
 // Whether memory can be loaded 16 bytes at a time.
 inline bool HasVectors(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0; }
 
+// Narrows to what is stored, to nearest, ties to even.
+__device__ __forceinline__ void Narrow(float value, float& to) { to = value; }
+__device__ __forceinline__ void Narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
+
+// Four neighbours of a row, as one load or store when `whole` (there are four, at an address of as many bytes), else
+// one by one: those of the first `count`. What is not loaded is 0.
+template <typename Element>
+struct alignas(4 * sizeof(Element)) Four {
+  Element values[4];
+};
+template <typename Element>
+__device__ __forceinline__ void LoadFour(const Element* from, bool whole, Index count, float (&to)[4]) {
+  Four<Element> four;
+  if (whole) four = *reinterpret_cast<const Four<Element>*>(from);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = whole ? Widen(four.values[i]) : i < count ? Widen(from[i]) : 0.0F;
+}
+template <typename Element>
+__device__ __forceinline__ void StoreFour(const float (&from)[4], bool whole, Index count, Element* to) {
+  if (whole) {
+    Four<Element> four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) Narrow(from[i], four.values[i]);
+    *reinterpret_cast<Four<Element>*>(to) = four;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) Narrow(from[i], to[i]);
+  }
+}
+
+// Calls `run` with a null pointer of the type that holds activations of `type`.
+template <typename Run>
+void WithActivationType(DType type, Run run) {
+  if (type == DType::kBF16) return run(static_cast<__nv_bfloat16*>(nullptr));
+  return run(static_cast<float*>(nullptr));
+}
+
 // Calls `run` with a null pointer of the type that holds elements of `type`.
 template <typename Run>
 void WithWeightType(DType type, Run run) {
