@@ -28,6 +28,8 @@ class ArgCheck {
   static constexpr unsigned kInt32 = TypeBit(DType::kInt32);
   static constexpr unsigned kWeight = kF32 | TypeBit(DType::kF16) | TypeBit(DType::kBF16);
   static constexpr unsigned kStoredKv = kF32 | TypeBit(DType::kBF16);
+  static constexpr unsigned kActivation = kF32 | TypeBit(DType::kBF16);
+  static constexpr unsigned ActivationFor(DType compute) { return compute == DType::kBF16 ? kActivation : kF32; }
 
   explicit ArgCheck(std::string_view op) : op_(op) {}
 

@@ -16,6 +16,7 @@ namespace {
 constexpr std::int64_t kAny = ArgCheck::kAny;
 constexpr unsigned kF32 = ArgCheck::kF32;
 constexpr unsigned kInt32 = ArgCheck::kInt32;
+constexpr unsigned kActivation = ArgCheck::kActivation;
 constexpr std::int64_t kMaxIndex = INT32_MAX;
 
 #if defined(UNFOLD_WITH_CUDA)
@@ -151,9 +152,9 @@ Status Backend::Embed(const EmbedArgs& args) {
 
 Status Backend::RmsNorm(const RmsNormArgs& args) {
   ArgCheck check("RmsNorm");
-  check.Shape("x", args.x, kF32, {kAny, kAny});
+  check.Shape("x", args.x, kActivation, {kAny, kAny});
   check.Shape("weight", args.weight, ArgCheck::kWeight, {args.x.dims[1]});
-  check.Shape("out", args.out, kF32, {args.x.dims[0], args.x.dims[1]});
+  check.Shape("out", args.out, kActivation, {args.x.dims[0], args.x.dims[1]});
   check.That(args.epsilon >= 0, "epsilon", "must not be negative");
   return check.ok() ? DoRmsNorm(args) : check.status();
 }
@@ -165,39 +166,45 @@ Status Backend::MatMuls(std::span<const MatMulArgs> products) {
 
 Status Backend::CheckMatMul(const MatMulArgs& args) {
   ArgCheck check("MatMul");
-  check.Shape("x", args.x, kF32, {kAny, kAny});
-  check.Shape("weight", args.weight, ArgCheck::kWeight, {kAny, args.x.dims[1]});
-  check.Shape("out", args.out, kF32, {args.x.dims[0], args.weight.dims[0]});
-  check.That(args.out.data != args.x.data || args.out.size() == 0, "out", "must not be x");
   check.That(args.compute == DType::kF32 || args.compute == DType::kBF16, "compute", "must be f32 or bf16");
+  check.Shape("x", args.x, ArgCheck::ActivationFor(args.compute), {kAny, kAny});
+  check.Shape("weight", args.weight, ArgCheck::kWeight, {kAny, args.x.dims[1]});
+  check.Shape("out", args.out, args.accumulate ? kF32 : ArgCheck::ActivationFor(args.compute),
+              {args.x.dims[0], args.weight.dims[0]});
+  check.That(args.out.data != args.x.data || args.out.size() == 0, "out", "must not be x");
+  if (args.bias.rank != 0) {
+    check.Shape("bias", args.bias, ArgCheck::kWeight, {args.weight.dims[0]});
+    check.That(!args.accumulate, "bias", "cannot be had with accumulate");
+  }
   return check.status();
 }
 
 Status Backend::Rope(const RopeArgs& args) {
   ArgCheck check("Rope");
-  check.Shape("x", args.x, kF32, {kAny, kAny, kAny});
+  check.Shape("x", args.x, kActivation, {kAny, kAny, kAny});
   check.Shape("positions", args.positions, kInt32, {args.x.dims[0]});
   CheckRope(check, args.rope, args.x.dims[2]);
-  check.Shape("out", args.out, kF32, {args.x.dims[0], args.x.dims[1], args.x.dims[2]});
+  check.Shape("out", args.out, kActivation, {args.x.dims[0], args.x.dims[1], args.x.dims[2]});
   return check.ok() ? DoRope(args) : check.status();
 }
 
 Status Backend::SwiGlu(const SwiGluArgs& args) {
   ArgCheck check("SwiGlu");
-  check.Shape("gate", args.gate, kF32, {kAny, kAny});
-  check.Shape("up", args.up, kF32, {args.gate.dims[0], args.gate.dims[1]});
-  check.Shape("out", args.out, kF32, {args.gate.dims[0], args.gate.dims[1]});
+  check.Shape("gate", args.gate, kActivation, {kAny, kAny});
+  check.Shape("up", args.up, TypeBit(args.gate.dtype), {args.gate.dims[0], args.gate.dims[1]});
+  check.Shape("out", args.out, TypeBit(args.gate.dtype), {args.gate.dims[0], args.gate.dims[1]});
   return check.ok() ? DoSwiGlu(args) : check.status();
 }
 
 Status Backend::GistPrefill(const GistPrefillArgs& args) {
   ArgCheck check("GistPrefill");
-  check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("k", args.k, kF32, {args.q.dims[0], kAny, args.q.dims[2]});
-  check.Shape("v", args.v, kF32, {args.k.dims[0], args.k.dims[1], args.k.dims[2]});
-  check.Shape("out", args.out, kF32, {args.q.dims[0], args.q.dims[1], args.q.dims[2]});
+  const unsigned types = ArgCheck::ActivationFor(args.compute);
+  check.That(args.compute == DType::kF32 || args.compute == DType::kBF16, "compute", "must be f32 or bf16");
+  check.Shape("q", args.q, types, {kAny, kAny, kAny}).Shape("k", args.k, types, {args.q.dims[0], kAny, args.q.dims[2]});
+  check.Shape("v", args.v, types, {args.k.dims[0], args.k.dims[1], args.k.dims[2]});
+  check.Shape("out", args.out, types, {args.q.dims[0], args.q.dims[1], args.q.dims[2]});
   CheckGroups(check, args.q.dims[1], args.k.dims[1]);
   check.That(args.q.dims[2] > 0, "D", "must be above 0");
-  check.That(args.compute == DType::kF32 || args.compute == DType::kBF16, "compute", "must be f32 or bf16");
   CheckSequences(check, args, args.q.dims[0]);
   return check.ok() ? DoGistPrefill(args) : check.status();
 }

@@ -41,41 +41,45 @@ struct EmbedArgs {  // out[t] = table[ids[t]], widened to f32
   Tensor out;       // f32 [T, M]
 };
 
+// Activations of a pass may be bf16 where an op says f32|bf16 and the backend has a WorkingType of bf16; others refuse
+// them. An op reads them as they are and rounds once what it writes, to nearest, ties to even: an output in bf16 is
+// within 2^-8 * |out| more of what `ref` has before it rounds.
 struct RmsNormArgs {  // out = x / sqrt(mean(x^2) + epsilon) * weight. Rows of any rank-2 view; out may be x.
                       // Bound: (M / 2 + 8) * eps * |out|
-  Tensor x;           // f32 [T, M]
+  Tensor x;           // f32|bf16 [T, M]
   Tensor weight;      // f32|f16|bf16 [M]
   float epsilon = 0;
-  Tensor out;  // f32 [T, M]
+  Tensor out;  // f32|bf16 [T, M]
 };
 
-// out = x * weight^T (+ out when accumulate). With compute bf16 x is first rounded to bf16 (to nearest, ties to even);
-// weights stay as stored, sums are f32.
-// Bound: (K + 2) * eps * |x row| * |weight row| (+ eps * |out before|), x as rounded. With compute bf16 and
+// out = x * weight^T (+ out when accumulate, + bias when there is one). With compute bf16 x is first rounded to bf16
+// (to nearest, ties to even); weights stay as stored, sums are f32. Bound: (K + 2) * eps * |x row| * |weight row| (+
+// eps * |out before or bias|), x as rounded. With compute bf16 and
 // + K * 2^-126 * (1 + |x row| + |weight row|): a backend may take subnormal inputs and sums as zero.
 struct MatMulArgs {
-  Tensor x;       // f32 [T, K]
+  Tensor x;       // f32 [T, K], with compute bf16 f32|bf16
   Tensor weight;  // f32|f16|bf16 [N, K], rows contiguous as in the checkpoint
   bool accumulate = false;
-  Tensor out;                   // f32 [T, N]
+  Tensor out;                   // f32 [T, N], with compute bf16 and without accumulate f32|bf16
   DType compute = DType::kF32;  // or kBF16
   bool decode = false;  // rows of a decoding step: their bits may depend on how many there are, so a backend can take
                         // another form for few rows
+  Tensor bias{};        // f32|f16|bf16 [N], optional; not with accumulate
 };
 
 struct RopeArgs {    // out[t, h] = x[t, h] rotated to positions[t]; out may be x.
                      // Bound: 2 * eps * the sum of both magnitudes of the pair
-  Tensor x;          // f32 [T, H, D]
+  Tensor x;          // f32|bf16 [T, H, D]
   Tensor positions;  // i32 [T], each in [0, table positions)
   RopeTable rope;
-  Tensor out;  // f32 [T, H, D]
+  Tensor out;  // f32|bf16 [T, H, D]
 };
 
-struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps * |out| + 2^-121 * |up|, the last since
-                     // exp(-gate) leaves the range of f32 below a gate of -88.7
-  Tensor gate;       // f32 [T, F]
-  Tensor up;         // f32 [T, F]
-  Tensor out;        // f32 [T, F]
+struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps * |out| + 2^-119 * |up|, the last since
+                     // exp(-gate) or its reciprocal leaves the range of f32 below a gate of -87.3
+  Tensor gate;       // f32|bf16 [T, F]
+  Tensor up;         // as gate
+  Tensor out;        // as gate
 };
 
 // Attention of documents encoded apart, packed into one batch, under the gist mask (method.md section 3). A sequence
@@ -84,7 +88,7 @@ struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps *
 // the softmax terms to bf16, and read keys beside the visible ones without weighing them: then
 // + 2^-7 * (1 + |q| * max |k| / sqrt(D)) * max |v|.
 struct GistPrefillArgs {
-  Tensor q;  // f32 [T, H, D], rotated
+  Tensor q;  // f32 [T, H, D], rotated; with compute bf16 f32|bf16, as each tensor here
   Tensor k;  // f32 [T, Hk, D], rotated
   Tensor v;  // f32 [T, Hk, D]
   // Host memory, T entries and B + 1 entries: sequence b is rows [sequence_begin[b], sequence_begin[b+1]).
@@ -237,6 +241,9 @@ class Backend {
   // The type in which activations and KV should lie for products of `compute`: f32, or bf16 where that is faster and
   // rounds no more than the products do.
   virtual DType WorkingType(DType /*compute*/) const { return DType::kF32; }
+  // Rows of a pass to run through a feed-forward network at once: so many that the work is wide, and so few that what
+  // lies between its products stays in caches or takes a small part of the memory.
+  virtual std::int64_t FeedForwardRows() const { return 1024; }
 
   // Device memory, not initialised. ResourceExhausted with what was asked.
   virtual Result<Buffer> Allocate(std::size_t bytes) = 0;

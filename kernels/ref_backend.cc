@@ -27,13 +27,14 @@ double At(const Tensor& tensor, Index i) {
   return 0;
 }
 
-// Element i of an output, rounded to its type.
+// Element i of an activation, rounded to its type.
 void Put(const Tensor& tensor, Index i, double value) {
   const auto rounded = static_cast<float>(value);
-  if (tensor.dtype == DType::kBF16)
+  if (tensor.dtype == DType::kBF16) {
     tensor.as<std::uint16_t>()[i] = F32ToBF16(rounded);
-  else
+  } else {
     tensor.as<float>()[i] = rounded;
+  }
 }
 
 // D elements, turned to `position`.
@@ -65,21 +66,22 @@ double Dot(const std::vector<double>& q, const Tensor& keys, Index row) {
 // One query head's attention: logits and values are collected, then weighed by softmax.
 struct Attention {
   struct Value {
-    const Tensor* v;
-    Index at;  // of the first of D elements
+    const Tensor* rows;
+    Index row;  // of D elements
   };
   std::vector<double> logits;
   std::vector<Value> values;
   std::vector<Index> chunks;  // the chunk a key belongs to, -1: none
 
-  void Add(double logit, const Tensor& v, Index row, Index head_dim, Index chunk = -1) {
+  // `v` stays where it is until Finish.
+  void Add(double logit, const Tensor& v, Index row, Index chunk = -1) {
     logits.push_back(logit);
-    values.push_back({&v, row * head_dim});
+    values.push_back({&v, row});
     chunks.push_back(chunk);
   }
 
-  // Returns the weights.
-  std::vector<double> Finish(Index head_dim, float* out) const {
+  // Writes D elements of `out` from `at` on. Returns the weights.
+  std::vector<double> Finish(Index head_dim, const Tensor& out, Index at) const {
     const double largest = *std::max_element(logits.begin(), logits.end());
     std::vector<double> weights;
     for (double logit : logits) weights.push_back(std::exp(logit - largest));
@@ -87,8 +89,10 @@ struct Attention {
     for (double& weight : weights) weight /= total;
     for (Index e = 0; e < head_dim; ++e) {
       double sum = 0;
-      for (std::size_t j = 0; j < weights.size(); ++j) sum += weights[j] * At(*values[j].v, values[j].at + e);
-      out[e] = static_cast<float>(sum);
+      for (std::size_t j = 0; j < weights.size(); ++j) {
+        sum += weights[j] * At(*values[j].rows, values[j].row * head_dim + e);
+      }
+      Put(out, at + e, sum);
     }
     return weights;
   }
@@ -118,8 +122,7 @@ class RefBackend final : public HostBackend {
       for (Index i = 0; i < width; ++i) squares += At(args.x, t * width + i) * At(args.x, t * width + i);
       const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + args.epsilon);
       for (Index i = 0; i < width; ++i) {
-        args.out.as<float>()[t * width + i] =
-            static_cast<float>(At(args.x, t * width + i) * scale * At(args.weight, i));
+        Put(args.out, t * width + i, At(args.x, t * width + i) * scale * At(args.weight, i));
       }
     }
     return Status::Ok();
@@ -138,10 +141,10 @@ class RefBackend final : public HostBackend {
     const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
     for (Index t = 0; t < rows; ++t) {
       for (Index n = 0; n < columns; ++n) {
-        float& out = args.out.as<float>()[t * columns + n];
-        double sum = args.accumulate ? out : 0.0;
+        double sum = args.accumulate ? At(args.out, t * columns + n) : 0.0;
+        if (args.bias.rank != 0) sum = At(args.bias, n);
         for (Index k = 0; k < inner; ++k) sum += x(t * inner + k) * At(args.weight, n * inner + k);
-        out = static_cast<float>(sum);
+        Put(args.out, t * columns + n, sum);
       }
     }
   }
@@ -152,7 +155,7 @@ class RefBackend final : public HostBackend {
     for (Index row = 0; row < args.x.dims[0] * heads; ++row) {
       const Index position = args.positions.as<std::int32_t>()[row / heads];
       const std::vector<double> turned = Rotated(args.x, row, head_dim, args.rope, position);
-      for (Index i = 0; i < head_dim; ++i) args.out.as<float>()[row * head_dim + i] = static_cast<float>(turned[i]);
+      for (Index i = 0; i < head_dim; ++i) Put(args.out, row * head_dim + i, turned[i]);
     }
     return Status::Ok();
   }
@@ -160,7 +163,7 @@ class RefBackend final : public HostBackend {
   Status DoSwiGlu(const SwiGluArgs& args) override {
     for (Index i = 0; i < args.gate.size(); ++i) {
       const double gate = At(args.gate, i);
-      args.out.as<float>()[i] = static_cast<float>(gate / (1 + std::exp(-gate)) * At(args.up, i));
+      Put(args.out, i, gate / (1 + std::exp(-gate)) * At(args.up, i));
     }
     return Status::Ok();
   }
@@ -180,15 +183,15 @@ class RefBackend final : public HostBackend {
 
   static void PrefillHead(const GistPrefillArgs& args, Index begin, Index i, Index q_at, Index kv_head, Index kv_heads,
                           Index head_dim) {
-    const float* q = args.q.as<float>() + q_at;
-    const std::vector<double> query(q, q + head_dim);
+    std::vector<double> query(static_cast<std::size_t>(head_dim));
+    for (Index e = 0; e < head_dim; ++e) query[e] = At(args.q, q_at + e);
     Attention attention;
     for (Index j = begin; j <= i; ++j) {
       if (!MaySee(args.rules, i - begin, j - begin, args.tokens[i], args.tokens[j])) continue;
       const Index row = j * kv_heads + kv_head;
-      attention.Add(Dot(query, args.k, row) / std::sqrt(static_cast<double>(head_dim)), args.v, row, head_dim);
+      attention.Add(Dot(query, args.k, row) / std::sqrt(static_cast<double>(head_dim)), args.v, row);
     }
-    attention.Finish(head_dim, args.out.as<float>() + q_at);
+    attention.Finish(head_dim, args.out, q_at);
   }
 
   Status DoUnfold(const UnfoldArgs& args) override {
@@ -286,7 +289,7 @@ class RefBackend final : public HostBackend {
       if (args.context != nullptr) AddDocuments(args, row, &attention);
       const Index position = Ints(args.positions)[row / heads];
       AddOwn(args, row, args.tail_k, args.tail_v, position - args.tail_position + 1, &attention);
-      const std::vector<double> weights = attention.Finish(head_dim, args.out.as<float>() + row * head_dim);
+      const std::vector<double> weights = attention.Finish(head_dim, args.out, row * head_dim);
       if (mass.empty() || row / heads < args.mass_from) continue;
       for (std::size_t j = 0; j < weights.size(); ++j) {
         if (attention.chunks[j] >= 0) mass[attention.chunks[j]] += weights[j];
@@ -305,7 +308,7 @@ class RefBackend final : public HostBackend {
     const Index position = args.positions.as<std::int32_t>()[row / heads];
     const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
     for (Index key = kv_head * k.dims[1]; key < kv_head * k.dims[1] + count; ++key) {
-      attention->Add(args.scale * Dot(query, k, key), v, key, head_dim);
+      attention->Add(args.scale * Dot(query, k, key), v, key);
     }
   }
 
@@ -321,7 +324,7 @@ class RefBackend final : public HostBackend {
       const Index position = args.positions.as<std::int32_t>()[t] - Ints(context.segment_offset)[j];
       const std::vector<double> query = Rotated(args.q, row, head_dim, args.rope, position);
       const auto add = [&](const Tensor& k, const Tensor& v, Index key, Index chunk) {
-        attention->Add(args.scale * Dot(query, k, key), v, key, head_dim, chunk);
+        attention->Add(args.scale * Dot(query, k, key), v, key, chunk);
       };
       const std::span<const std::int32_t> sink = Ints(context.segment_sink);
       for (Index s = sink[j]; s < sink[j + 1]; ++s) {

@@ -200,7 +200,7 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
 }
 
 Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
-  UNFOLD_TRY(CheckKvType("SparseAttention", args.tail_k));
+  UNFOLD_TRY(TakesF32("SparseAttention", {args.tail_k}));
   UNFOLD_TRY(CheckAttention(args));
   const Index rows = args.q.dims[0], kv_heads = args.tail_k.dims[0];
   const bool chooses = args.context != nullptr && args.read == GistRead::kChosen;

@@ -70,7 +70,18 @@ Status CpuBackend::DoEmbed(const EmbedArgs& args) {
   return Status::Ok();
 }
 
+// The row kernels have no form for activations, or attended KV, in bf16.
+Status CpuBackend::TakesF32(std::string_view op, std::initializer_list<Tensor> activations) {
+  for (const Tensor& tensor : activations) {
+    if (tensor.dtype == DType::kF32) continue;
+    return Status::InvalidArgument(std::string(op) + ": an activation or KV is " + tensor.ShapeString() +
+                                   "; the cpu backend takes f32 (its WorkingType)");
+  }
+  return Status::Ok();
+}
+
 Status CpuBackend::DoRmsNorm(const RmsNormArgs& args) {
+  UNFOLD_TRY(TakesF32("RmsNorm", {args.x, args.out}));
   const Index width = args.x.dims[1];
   Split(args.x.dims[0], width, [&](Index begin, Index end) {
     for (Index t = begin; t < end; ++t) {
@@ -86,6 +97,7 @@ Status CpuBackend::DoRmsNorm(const RmsNormArgs& args) {
 }
 
 Status CpuBackend::DoRope(const RopeArgs& args) {
+  UNFOLD_TRY(TakesF32("Rope", {args.x, args.out}));
   UNFOLD_TRY(CheckIndices("Rope", "positions", args.positions, args.rope.cos.dims[0]));
   const Index heads = args.x.dims[1], head_dim = args.x.dims[2], half = head_dim / 2;
   Split(args.x.dims[0], heads * head_dim, [&](Index begin, Index end) {
@@ -99,6 +111,7 @@ Status CpuBackend::DoRope(const RopeArgs& args) {
 }
 
 Status CpuBackend::DoSwiGlu(const SwiGluArgs& args) {
+  UNFOLD_TRY(TakesF32("SwiGlu", {args.gate}));
   const Index width = args.gate.dims[1];
   Split(args.gate.dims[0], 4 * width, [&](Index begin, Index end) {
     simd_.swiglu(args.gate.as<float>() + begin * width, args.up.as<float>() + begin * width,
@@ -114,14 +127,8 @@ static void Dequantise(const Tensor& rows, const Tensor& scale, Index row, Index
   for (Index i = 0; i < head_dim; ++i) out[i] = static_cast<float>(values[i]) * BF16ToF32(scales[i]);
 }
 
-Status CpuBackend::CheckKvType(std::string_view op, const Tensor& kv) {
-  if (kv.dtype == DType::kF32) return Status::Ok();
-  return Status::InvalidArgument(std::string(op) + ": cpu attends KV in f32, not " + std::string(DTypeName(kv.dtype)) +
-                                 "; unfold to f32 (Backend::WorkingType)");
-}
-
 Status CpuBackend::DoUnfold(const UnfoldArgs& args) {
-  UNFOLD_TRY(CheckKvType("Unfold", args.out_k));
+  UNFOLD_TRY(TakesF32("Unfold", {args.out_k}));
   UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
   const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], half = head_dim / 2, out_rows = args.out_k.dims[1];
   Split(args.k.dims[0], 2 * kv_heads * head_dim, [&](Index begin, Index end) {

@@ -7,6 +7,7 @@
 #define UNFOLD_KERNELS_CPU_BACKEND_H_
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -110,8 +111,6 @@ class CpuBackend final : public HostBackend {
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
-  // Refuses KV in anything but f32.
-  static Status CheckKvType(std::string_view op, const Tensor& kv);
   Status DoUnfold(const UnfoldArgs& args) override;
   Status DoGistScore(const GistScoreArgs& args) override;
   Status DoSelectChunks(const SelectChunksArgs& args) override;
@@ -128,6 +127,7 @@ class CpuBackend final : public HostBackend {
   }
   std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
 
+  static Status TakesF32(std::string_view op, std::initializer_list<Tensor> activations);
   // x in the type that the product computes in; rounded once for neighbours in the list that share it.
   void PrepareRows(CpuProduct& product, const CpuProduct* before);
   void RunProductTask(const CpuProduct& product, std::int64_t task);

@@ -56,7 +56,7 @@ void MarkBest(const float* scores, Index chunks, const SelectChunksArgs& args, C
 }  // namespace
 
 Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
-  UNFOLD_TRY(CheckKvType("GistScore", args.context->gists[0].k));
+  UNFOLD_TRY(TakesF32("GistScore", {args.context->gists[0].k}));
   UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
   UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
   UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // MatMul of the cpu backend.
-//   Math      out[t, n] = sum over k of x[t, k] * weight[n, k], x rounded to bf16 first when told
+//   Math      out[t, n] = sum over k of x[t, k] * weight[n, k], x rounded to bf16 first when told; what it is added to,
+//             `out` or the bias, stands in `out` before
 //   Bound     backend.h; a row's bits depend on that row and its weights alone (the lane law, simd.h)
 //   Traffic   few rows: every weight once, 2 N K bytes of bf16: bound by memory. Many rows: 2 T N K flops against 32
 //             (f32) or 64 (bf16 pairs) a core and cycle, weights once for each block of rows
@@ -78,17 +79,26 @@ void CpuBackend::RunProductTask(const CpuProduct& product, Index task) {
   std::array<const void*, kMostColumns> w;
   for (Index i = 0; i < num_columns; ++i) w[i] = args.weight.as<std::byte>() + (column + i) * weight_bytes;
   float* out = args.out.as<float>() + row * columns + column;
+  const bool has_bias = args.bias.rank != 0;
+  if (has_bias) {
+    const std::byte* bias = args.bias.as<std::byte>() + column * static_cast<Index>(DTypeBytes(args.bias.dtype));
+    for (Index t = 0; t < num_rows; ++t) {
+      simd_.widen[static_cast<int>(args.bias.dtype)](bias, out + t * columns, num_columns);
+    }
+  }
+  const bool accumulate = args.accumulate || has_bias;
   if (product.x_bf16 != nullptr) {
     const auto x = RowPointers(product.x_bf16 + row * inner, num_rows, inner);
-    simd_.dots_bf16(x.data(), num_rows, w.data(), num_columns, inner, out, columns, args.accumulate);
+    simd_.dots_bf16(x.data(), num_rows, w.data(), num_columns, inner, out, columns, accumulate);
   } else {
     const auto x = RowPointers(product.x + row * inner, num_rows, inner);
     simd_.dots[static_cast<int>(args.weight.dtype)](x.data(), num_rows, w.data(), num_columns, inner, out, columns,
-                                                    args.accumulate);
+                                                    accumulate);
   }
 }
 
 Status CpuBackend::DoMatMuls(std::span<const MatMulArgs> products) {
+  for (const MatMulArgs& args : products) UNFOLD_TRY(TakesF32("MatMul", {args.x, args.out}));
   products_.clear();
   Index num_blocks = 0, work = 0;
   for (const MatMulArgs& args : products) {

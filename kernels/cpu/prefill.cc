@@ -167,6 +167,7 @@ void CpuBackend::PrefillRows(const GistPrefillArgs& args, std::size_t sequence, 
 }
 
 Status CpuBackend::DoGistPrefill(const GistPrefillArgs& args) {
+  UNFOLD_TRY(TakesF32("GistPrefill", {args.q, args.k, args.v, args.out}));
   plan_.Build(args);
   turned_keys_.resize(static_cast<std::size_t>(plan_.num_blocks() * kBlock * args.k.dims[1] * args.k.dims[2]));
   pool_.ParallelFor(plan_.num_blocks(), 1, [&](Index begin, Index end) {

@@ -30,6 +30,7 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   DType WorkingType(DType compute) const override { return compute; }
+  std::int64_t FeedForwardRows() const override { return 16384; }
   Result<Buffer> Allocate(std::size_t bytes) override;
   Status Upload(const Tensor& device, const void* host) override;
   Status Download(void* host, const Tensor& device) override;

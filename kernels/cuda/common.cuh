@@ -32,9 +32,6 @@ __device__ __forceinline__ float Widen(__half value) { return __half2float(value
 __device__ __forceinline__ float Widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ __forceinline__ float Widen(std::int8_t value) { return static_cast<float>(value); }
 
-__device__ __forceinline__ void Narrow(float value, float* to) { *to = value; }
-__device__ __forceinline__ void Narrow(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
-
 // Sums and maxima of all lanes, the same bits in every lane: a tree that depends on lane numbers alone.
 __device__ __forceinline__ float WarpSum(float value) {
 #pragma unroll
@@ -94,6 +91,45 @@ inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigne
 // Whether memory can be loaded 16 bytes at a time.
 inline bool HasVectors(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0; }
 
+// Narrows to what is stored, to nearest, ties to even.
+__device__ __forceinline__ void Narrow(float value, float& to) { to = value; }
+__device__ __forceinline__ void Narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
+
+// Four neighbours of a row, as one load or store when `whole` (there are four, at an address of as many bytes), else
+// one by one: those of the first `count`. What is not loaded is 0.
+template <typename Element>
+struct alignas(4 * sizeof(Element)) Four {
+  Element values[4];
+};
+template <typename Element>
+__device__ __forceinline__ void LoadFour(const Element* from, bool whole, Index count, float (&to)[4]) {
+  Four<Element> four;
+  if (whole) four = *reinterpret_cast<const Four<Element>*>(from);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = whole ? Widen(four.values[i]) : i < count ? Widen(from[i]) : 0.0F;
+}
+template <typename Element>
+__device__ __forceinline__ void StoreFour(const float (&from)[4], bool whole, Index count, Element* to) {
+  if (whole) {
+    Four<Element> four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) Narrow(from[i], four.values[i]);
+    *reinterpret_cast<Four<Element>*>(to) = four;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) Narrow(from[i], to[i]);
+  }
+}
+
+// Calls `run` with a null pointer of the type that holds activations, or KV of a context, of `type`.
+template <typename Run>
+void WithActivationType(DType type, Run run) {
+  if (type == DType::kBF16) return run(static_cast<__nv_bfloat16*>(nullptr));
+  return run(static_cast<float*>(nullptr));
+}
+
 // Calls `run` with a null pointer of the type that holds elements of `type`.
 template <typename Run>
 void WithWeightType(DType type, Run run) {
@@ -102,13 +138,6 @@ void WithWeightType(DType type, Run run) {
     case DType::kBF16: return run(static_cast<const __nv_bfloat16*>(nullptr));
     default: return run(static_cast<const float*>(nullptr));
   }
-}
-
-// The same for KV of a context: f32 or bf16.
-template <typename Run>
-void WithKvType(DType type, Run run) {
-  if (type == DType::kBF16) return run(static_cast<const __nv_bfloat16*>(nullptr));
-  return run(static_cast<const float*>(nullptr));
 }
 
 }  // namespace unfold

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operations whose outputs are independent elements or rows: Embed, RmsNorm, Rope, SwiGlu, Unfold. All are bound by
-// memory: each reads and writes every byte once.
+// memory: each reads and writes every byte once. A layer of 16,384 rows of Qwen2-7B with activations in bf16, at 4.55
+// TB/s: RmsNorm 352 MB, 77 us; Rope of the queries 235 MB, 52 us; SwiGlu 1.86 GB, 410 us.
+#include <algorithm>
+
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
 
@@ -19,16 +22,25 @@ __global__ void EmbedKernel(const Element* table, Index vocabulary, Index width,
   for (Index i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = Widen(table[id * width + i]);
 }
 
-// One row a block. `out` may be `x`: a thread writes only what it alone has read.
-template <typename Element>
-__global__ void RmsNormKernel(const float* x, Index width, const Element* weight, float epsilon, float* out) {
+// One row a block, four neighbours a thread. `out` may be `x`: a thread writes only what it alone has read. `vectors`:
+// all rows can be read and written four at a time; the order of the sum is the same without.
+template <typename X, typename Element, typename Out>
+__global__ void RmsNormKernel(const X* x, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
   __shared__ float shared[kWarp];
-  const float* row = x + blockIdx.x * width;
+  const X* row = x + blockIdx.x * width;
   float squares = 0;
-  for (Index i = threadIdx.x; i < width; i += blockDim.x) squares = fmaf(row[i], row[i], squares);
+  for (Index i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
+    float values[4];
+    LoadFour(row + i, vectors, width - i, values);
+    for (const float value : values) squares = fmaf(value, value, squares);
+  }
   const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
-  for (Index i = threadIdx.x; i < width; i += blockDim.x) {
-    out[blockIdx.x * width + i] = row[i] * scale * Widen(weight[i]);
+  for (Index i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
+    float values[4], weights[4];
+    LoadFour(row + i, vectors, width - i, values);
+    LoadFour(weight + i, vectors, width - i, weights);
+    for (int e = 0; e < 4; ++e) values[e] = values[e] * scale * weights[e];
+    StoreFour(values, vectors, width - i, out + blockIdx.x * width + i);
   }
 }
 
@@ -40,23 +52,58 @@ __device__ __forceinline__ Pair Turn(Pair x, float c, float s) {
   return {fmaf(x.a, c, -__fmul_rn(x.b, s)), fmaf(x.b, c, __fmul_rn(x.a, s))};
 }
 
-// One pair a thread. `out` may be `x`.
-__global__ void RopeKernel(const float* x, Index rows, Index heads, Index half, const std::int32_t* positions,
-                           const float* cos, const float* sin, Index table_rows, float* out, FaultSink faults) {
-  const Index at = Index{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (at >= rows * heads * half) return;
-  const Index i = at % half, head = at / half, t = head / heads;
+struct RopeShape {
+  int heads, half, fours;  // fours: of half a head
+  Index table_rows;
+  bool vectors;  // halves of heads, of the tables too, can be read and written four at a time
+};
+
+// One row a block, four neighbouring pairs of a head a thread. `out` may be `x`.
+template <typename X, typename Out>
+__global__ void RopeKernel(const X* x, RopeShape shape, const std::int32_t* positions, const float* cos,
+                           const float* sin, Out* out, FaultSink faults) {
+  const Index t = blockIdx.x;
   const std::int32_t position = positions[t];
-  if (!InRange(faults, FaultKind::kRopePositions, t, position, table_rows)) return;
-  const Index first = head * 2 * half + i;
-  const Pair turned = Turn({x[first], x[first + half]}, cos[position * half + i], sin[position * half + i]);
-  out[first] = turned.a;
-  out[first + half] = turned.b;
+  if (position < 0 || position >= shape.table_rows) {
+    if (threadIdx.x == 0) InRange(faults, FaultKind::kRopePositions, t, position, shape.table_rows);
+    return;
+  }
+  for (int four = threadIdx.x; four < shape.heads * shape.fours; four += blockDim.x) {
+    const int head = four / shape.fours, i = four % shape.fours * 4, count = shape.half - i;
+    const Index first = (t * shape.heads + head) * 2 * shape.half + i;
+    const Index turn = Index{position} * shape.half + i;
+    float a[4], b[4], c[4], s[4];
+    LoadFour(x + first, shape.vectors, count, a);
+    LoadFour(x + first + shape.half, shape.vectors, count, b);
+    LoadFour(cos + turn, shape.vectors, count, c);
+    LoadFour(sin + turn, shape.vectors, count, s);
+    for (int e = 0; e < 4; ++e) {
+      const Pair turned = Turn({a[e], b[e]}, c[e], s[e]);
+      a[e] = turned.a;
+      b[e] = turned.b;
+    }
+    StoreFour(a, shape.vectors, count, out + first);
+    StoreFour(b, shape.vectors, count, out + first + shape.half);
+  }
 }
 
-__global__ void SwiGluKernel(const float* gate, const float* up, Index count, float* out) {
-  const Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < count) out[i] = gate[i] / (1.0F + expf(-gate[i])) * up[i];
+__device__ __forceinline__ float SiluTimes(float gate, float up, float*) { return gate / (1.0F + expf(-gate)) * up; }
+// The approximations err by less than 2^-15, far below what rounding to bf16 takes away.
+__device__ __forceinline__ float SiluTimes(float gate, float up, __nv_bfloat16*) {
+  return __fdividef(gate, 1.0F + __expf(-gate)) * up;
+}
+
+// Four elements a thread.
+template <typename Element>
+__global__ void SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
+  const Index i = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x);
+  if (i >= count) return;
+  const bool whole = vectors && i + 4 <= count;
+  float gates[4], ups[4];
+  LoadFour(gate + i, whole, count - i, gates);
+  LoadFour(up + i, whole, count - i, ups);
+  for (int e = 0; e < 4; ++e) gates[e] = SiluTimes(gates[e], ups[e], out);
+  StoreFour(gates, whole, count - i, out + i);
 }
 
 struct UnfoldShape {
@@ -81,10 +128,10 @@ __global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bflo
   const Pair key = Turn({load(k, k_scale, i), load(k, k_scale, i + shape.half)}, cos[position * shape.half + i],
                         sin[position * shape.half + i]);
   const Index to = (head * shape.out_rows + shape.row_begin + t) * 2 * shape.half + i;
-  Narrow(key.a, out_k + to);
-  Narrow(key.b, out_k + to + shape.half);
-  Narrow(load(v, v_scale, i), out_v + to);
-  Narrow(load(v, v_scale, i + shape.half), out_v + to + shape.half);
+  Narrow(key.a, out_k[to]);
+  Narrow(key.b, out_k[to + shape.half]);
+  Narrow(load(v, v_scale, i), out_v[to]);
+  Narrow(load(v, v_scale, i + shape.half), out_v[to + shape.half]);
 }
 
 }  // namespace
@@ -104,29 +151,48 @@ Status CudaBackend::DoEmbed(const EmbedArgs& args) {
 Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   const Index rows = args.x.dims[0], width = args.x.dims[1];
   if (rows == 0) return Status::Ok();
-  WithWeightType(args.weight.dtype, [&](auto* element) {
-    using Element = std::remove_cvref_t<decltype(*element)>;
+  const bool vectors =
+      width % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data) && HasVectors(args.out.data);
+  const auto run = [&]<typename X, typename Element, typename Out>(X*, const Element*, Out*) {
     RmsNormKernel<<<static_cast<unsigned>(rows), kThreads, 0, context_->stream()>>>(
-        args.x.as<float>(), width, args.weight.as<const Element>(), args.epsilon, args.out.as<float>());
+        args.x.as<const X>(), width, args.weight.as<const Element>(), args.epsilon, vectors, args.out.as<Out>());
+  };
+  WithActivationType(args.x.dtype, [&](auto* x) {
+    WithActivationType(args.out.dtype, [&](auto* out) {
+      WithWeightType(args.weight.dtype, [&](auto* element) { run(x, element, out); });
+    });
   });
   return context_->Launched("RmsNorm");
 }
 
 Status CudaBackend::DoRope(const RopeArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.x.dims;
-  const Index pairs = rows * heads * head_dim / 2;
-  if (pairs == 0) return Status::Ok();
-  RopeKernel<<<Blocks(pairs, kThreads), kThreads, 0, context_->stream()>>>(
-      args.x.as<float>(), rows, heads, head_dim / 2, args.positions.as<std::int32_t>(), args.rope.cos.as<float>(),
-      args.rope.sin.as<float>(), args.rope.cos.dims[0], args.out.as<float>(), context_->NextCall());
+  if (args.x.size() == 0) return Status::Ok();
+  const Index half = head_dim / 2, fours = CeilDiv(half, 4);
+  if (heads * fours > INT32_MAX) return Status::InvalidArgument("Rope: x is " + args.x.ShapeString() + ", too wide");
+  const RopeShape shape{static_cast<int>(heads), static_cast<int>(half), static_cast<int>(fours), args.rope.cos.dims[0],
+                        half % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.out.data) &&
+                            HasVectors(args.rope.cos.data) && HasVectors(args.rope.sin.data)};
+  const auto threads = static_cast<unsigned>(std::min<Index>(kThreads, CeilDiv(heads * fours, kWarp) * kWarp));
+  const auto run = [&]<typename X, typename Out>(X*, Out*) {
+    RopeKernel<<<static_cast<unsigned>(rows), threads, 0, context_->stream()>>>(
+        args.x.as<const X>(), shape, args.positions.as<std::int32_t>(), args.rope.cos.as<float>(),
+        args.rope.sin.as<float>(), args.out.as<Out>(), context_->NextCall());
+  };
+  WithActivationType(args.x.dtype,
+                     [&](auto* x) { WithActivationType(args.out.dtype, [&](auto* out) { run(x, out); }); });
   return context_->Launched("Rope");
 }
 
 Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const Index count = args.gate.size();
   if (count == 0) return Status::Ok();
-  SwiGluKernel<<<Blocks(count, kThreads), kThreads, 0, context_->stream()>>>(args.gate.as<float>(), args.up.as<float>(),
-                                                                             count, args.out.as<float>());
+  const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
+  WithActivationType(args.gate.dtype, [&](auto* element) {
+    using Element = std::remove_cvref_t<decltype(*element)>;
+    SwiGluKernel<<<Blocks(count, 4 * kThreads), kThreads, 0, context_->stream()>>>(
+        args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors, args.out.as<Element>());
+  });
   return context_->Launched("SwiGlu");
 }
 
@@ -136,7 +202,7 @@ Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
   const Index pairs = rows * kv_heads * head_dim / 2;
   if (pairs == 0) return Status::Ok();
   const auto run = [&]<typename Element>(const Element*, const __nv_bfloat16* k_scale, const __nv_bfloat16* v_scale) {
-    WithKvType(args.out_k.dtype, [&]<typename Kv>(const Kv*) {
+    WithActivationType(args.out_k.dtype, [&]<typename Kv>(Kv*) {
       UnfoldKernel<<<Blocks(pairs, kThreads), kThreads, 0, context_->stream()>>>(
           args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale, args.positions.as<std::int32_t>(),
           args.rope.cos.as<float>(), args.rope.sin.as<float>(), shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(),

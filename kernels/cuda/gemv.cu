@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/product_output.cuh"
 #include "kernels/cuda/products.h"
 
 namespace unfold {
@@ -27,9 +28,9 @@ struct Vector {
   __device__ float operator[](int i) const { return Widen(reinterpret_cast<const Element*>(&bits)[i]); }
 };
 
-template <typename Element, bool kRoundX, int kRows>
-__global__ void __launch_bounds__(kThreads) DecodeProductKernel(const float* x, const Element* weight, Index inner,
-                                                                Index columns, bool accumulate, float* out) {
+template <typename X, typename Element, bool kRoundX, int kRows>
+__global__ void __launch_bounds__(kThreads)
+    DecodeProductKernel(const X* x, const Element* weight, Index inner, Index columns, ProductOutput out) {
   constexpr int kSize = Vector<Element>::kSize;
   __shared__ float shared[kWarps][kColumns][kRows];
   const Index first = Index{blockIdx.x} * kColumns;
@@ -43,8 +44,8 @@ __global__ void __launch_bounds__(kThreads) DecodeProductKernel(const float* x, 
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int quarter = 0; quarter < kSize; quarter += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(x + r * inner + k + quarter);
-        float values[4] = {four.x, four.y, four.z, four.w};
+        float values[4];
+        LoadFour(x + r * inner + k + quarter, true, 4, values);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (kRoundX) values[i] = __bfloat162float(__float2bfloat16_rn(values[i]));
@@ -67,17 +68,17 @@ __global__ void __launch_bounds__(kThreads) DecodeProductKernel(const float* x, 
   if (c >= kColumns || first + c >= columns) return;
   float sum = 0;
   for (int w = 0; w < kWarps; ++w) sum += shared[w][c][r];
-  float& place = out[r * columns + first + c];
-  place = accumulate ? place + sum : sum;
+  out.Put(r * columns + first + c, first + c, sum);
 }
 
-template <typename Element, int kRows>
+template <typename X, typename Element, int kRows>
 void Launch(CudaContext& context, const MatMulArgs& args) {
-  const auto kernel = args.compute == DType::kBF16 ? DecodeProductKernel<Element, true, kRows>
-                                                   : DecodeProductKernel<Element, false, kRows>;
+  const bool round = args.compute == DType::kBF16 && args.x.dtype == DType::kF32;
+  const auto kernel =
+      round ? DecodeProductKernel<X, Element, true, kRows> : DecodeProductKernel<X, Element, false, kRows>;
   kernel<<<Blocks(args.weight.dims[0], kColumns), kThreads, 0, context.stream()>>>(
-      args.x.as<float>(), args.weight.as<const Element>(), args.weight.dims[1], args.weight.dims[0], args.accumulate,
-      args.out.as<float>());
+      args.x.as<const X>(), args.weight.as<const Element>(), args.weight.dims[1], args.weight.dims[0],
+      ProductOutput(args));
 }
 
 }  // namespace
@@ -89,15 +90,16 @@ bool TakesDecodeProduct(const MatMulArgs& args) {
 }
 
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args) {
-  WithWeightType(args.weight.dtype, [&](auto* element) {
-    using Element = std::remove_cvref_t<decltype(*element)>;
+  const auto run = [&]<typename X, typename Element>(X*, const Element*) {
     switch (args.x.dims[0]) {
-      case 1: return Launch<Element, 1>(context, args);
-      case 2: return Launch<Element, 2>(context, args);
-      case 3: return Launch<Element, 3>(context, args);
-      default: return Launch<Element, 4>(context, args);
+      case 1: return Launch<X, Element, 1>(context, args);
+      case 2: return Launch<X, Element, 2>(context, args);
+      case 3: return Launch<X, Element, 3>(context, args);
+      default: return Launch<X, Element, 4>(context, args);
     }
-  });
+  };
+  WithActivationType(args.x.dtype,
+                     [&](auto* x) { WithWeightType(args.weight.dtype, [&](auto* element) { run(x, element); }); });
   return context.Launched("MatMul");
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/prefill.cuh"
+#include "kernels/cuda/products.h"
 
 namespace unfold {
 namespace {
@@ -218,15 +219,21 @@ Status CudaBackend::DoGistPrefill(const GistPrefillArgs& args) {
                     prefill_plan_->For(args, on_tensor_cores ? kTensorCoreTileRows : kTileRows));
   if (on_tensor_cores) return PrefillOnTensorCores(*context_, args, shape);
 
-  const PrefillInputs in{args.q.as<float>(), args.k.as<float>(), args.v.as<float>(), shape, head_dim};
+  // Of bf16 (with a head dimension that the tensor cores' kernel does not take) copies are worked on.
+  CallMemory memory(*context_, "GistPrefill");
+  const PrefillInputs in{WidenToF32(*context_, memory, args.q), WidenToF32(*context_, memory, args.k),
+                         WidenToF32(*context_, memory, args.v), shape, head_dim};
+  const bool narrow = args.out.dtype == DType::kBF16;
+  const Tensor out(narrow ? memory.Array<float>(args.out.size()) : args.out.data, DType::kF32, {args.out.size()});
+  UNFOLD_TRY(memory.status());
   const auto kernel = head_dim <= 64 ? PrefillKernel<64> : head_dim <= 128 ? PrefillKernel<128> : PrefillKernel<256>;
   const std::size_t bytes = sizeof(float) * static_cast<std::size_t>((kTileRows + 2 * kTileKeys) * (head_dim + 1) +
                                                                      kTileRows * (kTileKeys + 1));
   UNFOLD_TRY(context_->Explain(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
       "GistPrefill"));
-  kernel<<<static_cast<unsigned>(shape.num_tiles * heads), kThreads, bytes, context_->stream()>>>(in,
-                                                                                                  args.out.as<float>());
+  kernel<<<static_cast<unsigned>(shape.num_tiles * heads), kThreads, bytes, context_->stream()>>>(in, out.as<float>());
+  if (narrow) Convert(*context_, out, args.out);
   return context_->Launched("GistPrefill");
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // GistPrefill in bf16 on tensor cores (method.md section 3): flash attention of kTileRows rows of one head over the
 // keys of their plan, gathered kKeys at a time into two buffers, so that one is filled while the other is used.
-// q, k and v are rounded to bf16 before, the softmax terms for the product with the values; sums are f32.
+// q, k and v are rounded to bf16 before, where they are not, the softmax terms for the product with the values; sums
+// are f32.
 //
 // Flops: 4 * D for each pair of the plan. L2 to shared memory: 4 * D bytes for each key of a tile and head.
 // Tried (H100, 28/4 heads x 128, 8 documents of 2,048 tokens, whole operation): MaySee for each pair in the kernel,
@@ -142,8 +143,8 @@ struct WarpRows {
   }
 };
 
-template <int kDim>
-__global__ void __launch_bounds__(kThreads, kDim > 128 ? 1 : 4) PrefillBf16Kernel(Bf16Inputs in, float* out) {
+template <int kDim, typename Out>
+__global__ void __launch_bounds__(kThreads, kDim > 128 ? 1 : 4) PrefillBf16Kernel(Bf16Inputs in, Out* out) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<Shared<kDim>*>(memory);
   // The last tiles of a long document have most keys: they go first.
@@ -201,24 +202,34 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 ? 1 : 4) PrefillBf16Kerne
     total += __shfl_xor_sync(kAllLanes, total, 2);
     const int r = warp * kMmaRows + lane / 4 + half * 8;
     if (r >= tile.rows) continue;
-    float* to = out + ((Index{tile.first_row} + r) * in.shape.heads + head) * kDim + lane % 4 * 2;
+    Out* to = out + ((Index{tile.first_row} + r) * in.shape.heads + head) * kDim + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kDim / kMmaColumns; ++n) {
-      to[n * kMmaColumns] = state.sums[n][2 * half] / total;
-      to[n * kMmaColumns + 1] = state.sums[n][2 * half + 1] / total;
+      Narrow(state.sums[n][2 * half] / total, to[n * kMmaColumns]);
+      Narrow(state.sums[n][2 * half + 1] / total, to[n * kMmaColumns + 1]);
     }
   }
 }
 
-template <int kDim>
-Status Run(CudaContext& context, const Bf16Inputs& in, float* out) {
+template <int kDim, typename Out>
+Status Run(CudaContext& context, const Bf16Inputs& in, Out* out) {
   constexpr int kBytes = static_cast<int>(sizeof(Shared<kDim>));
   UNFOLD_TRY(context.Explain(
-      cudaFuncSetAttribute(PrefillBf16Kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+      cudaFuncSetAttribute(PrefillBf16Kernel<kDim, Out>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
       "GistPrefill"));
   const auto blocks = static_cast<unsigned>(in.shape.num_tiles * in.shape.heads);
   PrefillBf16Kernel<kDim><<<blocks, kThreads, kBytes, context.stream()>>>(in, out);
   return context.Launched("GistPrefill");
+}
+
+template <typename Out>
+Status RunAt(CudaContext& context, Index head_dim, const Bf16Inputs& in, Out* out) {
+  switch (head_dim) {
+    case 64: return Run<64>(context, in, out);
+    case 96: return Run<96>(context, in, out);
+    case 128: return Run<128>(context, in, out);
+    default: return Run<256>(context, in, out);
+  }
 }
 
 }  // namespace
@@ -233,12 +244,9 @@ Status PrefillOnTensorCores(CudaContext& context, const GistPrefillArgs& args, c
   const Bf16Inputs in{RoundToBf16(context, memory, args.q), RoundToBf16(context, memory, args.k),
                       RoundToBf16(context, memory, args.v), shape};
   UNFOLD_TRY(memory.status());
-  switch (args.q.dims[2]) {
-    case 64: return Run<64>(context, in, args.out.as<float>());
-    case 96: return Run<96>(context, in, args.out.as<float>());
-    case 128: return Run<128>(context, in, args.out.as<float>());
-    default: return Run<256>(context, in, args.out.as<float>());
-  }
+  const Index head_dim = args.q.dims[2];
+  return args.out.dtype == DType::kBF16 ? RunAt(context, head_dim, in, args.out.as<__nv_bfloat16>())
+                                        : RunAt(context, head_dim, in, args.out.as<float>());
 }
 
 }  // namespace unfold

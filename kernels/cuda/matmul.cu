@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/product_output.cuh"
 #include "kernels/cuda/products.h"
 
 namespace unfold {
@@ -17,9 +18,9 @@ constexpr int kSide = 16;   // threads: kSide x kSide
 constexpr int kEach = kTile / kSide;
 
 // Blocks run along rows first, so that those that run together share weights.
-template <typename Element, bool kRoundX>
-__global__ void __launch_bounds__(kSide* kSide) ProductKernel(const float* x, const Element* weight, Index rows,
-                                                              Index inner, Index columns, bool accumulate, float* out) {
+template <typename X, typename Element, bool kRoundX>
+__global__ void __launch_bounds__(kSide* kSide)
+    ProductKernel(const X* x, const Element* weight, Index rows, Index inner, Index columns, ProductOutput out) {
   __shared__ float x_tile[kDepth][kTile + 1], w_tile[kDepth][kTile + 1];
   const Index row_tiles = CeilDiv(rows, kTile);
   const Index first_row = blockIdx.x % row_tiles * kTile, first_column = blockIdx.x / row_tiles * kTile;
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(kSide* kSide) ProductKernel(const float* x, co
       const int depth = i % kDepth, line = i / kDepth;
       const bool inside = k + depth < inner;
       const Index row = first_row + line, column = first_column + line;
-      float value = inside && row < rows ? x[row * inner + k + depth] : 0.0F;
+      float value = inside && row < rows ? Widen(x[row * inner + k + depth]) : 0.0F;
       if (kRoundX) value = __bfloat162float(__float2bfloat16_rn(value));
       x_tile[depth][line] = value;
       w_tile[depth][line] = inside && column < columns ? Widen(weight[column * inner + k + depth]) : 0.0F;
@@ -50,16 +51,20 @@ __global__ void __launch_bounds__(kSide* kSide) ProductKernel(const float* x, co
   for (int r = 0; r < kEach; ++r) {
     for (int c = 0; c < kEach; ++c) {
       const Index row = first_row + ty + r * kSide, column = first_column + tx + c * kSide;
-      if (row >= rows || column >= columns) continue;
-      float& place = out[row * columns + column];
-      place = accumulate ? place + sums[r][c] : sums[r][c];
+      if (row < rows && column < columns) out.Put(row * columns + column, column, sums[r][c]);
     }
   }
 }
 
-__global__ void RoundKernel(const float* x, Index count, __nv_bfloat16* rounded) {
-  const Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < count) rounded[i] = __float2bfloat16_rn(x[i]);
+// Four elements a thread.
+template <typename From, typename To>
+__global__ void ConvertKernel(const From* from, Index count, bool vectors, To* to) {
+  const Index i = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x);
+  if (i >= count) return;
+  const bool whole = vectors && i + 4 <= count;
+  float values[4];
+  LoadFour(from + i, whole, count - i, values);
+  StoreFour(values, whole, count - i, to + i);
 }
 
 // Layouts and descriptors of cuBLASLt, freed with the object.
@@ -86,37 +91,64 @@ Status Blas(cublasStatus_t status, std::string_view what) {
 struct Layouts {
   Layout weight, x, out;
 
-  Status Make(Index rows, Index inner, Index columns) {
+  Status Make(Index rows, Index inner, Index columns, DType out_type) {
+    const cudaDataType_t type = out_type == DType::kBF16 ? CUDA_R_16BF : CUDA_R_32F;
     UNFOLD_TRY(Blas(cublasLtMatrixLayoutCreate(&weight.handle, CUDA_R_16BF, inner, columns, inner), "weight"));
     UNFOLD_TRY(Blas(cublasLtMatrixLayoutCreate(&x.handle, CUDA_R_16BF, inner, rows, inner), "x"));
-    return Blas(cublasLtMatrixLayoutCreate(&out.handle, CUDA_R_32F, columns, rows, columns), "out");
+    return Blas(cublasLtMatrixLayoutCreate(&out.handle, type, columns, rows, columns), "out");
   }
 };
 
 constexpr std::uint32_t kAlignment = 16;  // of what the chosen algorithms load at once: HasVectors
-constexpr Index kTypicalRows = 4096;      // the batch an algorithm is chosen for: a packed batch of documents
+constexpr Index kTypicalRows = 16384;     // the batch an algorithm is chosen for: a packed batch of documents
+
+}  // namespace
+
+namespace {
+
+// `x` as `type` at an address of 16 bytes. Null after a failure.
+const void* As(CudaContext& context, CallMemory& memory, const Tensor& x, DType type) {
+  if (x.dtype == type && HasVectors(x.data)) return x.data;
+  Tensor converted = x;
+  converted.dtype = type;
+  converted.data = memory.Array<std::byte>(static_cast<Index>(converted.bytes()));
+  if (converted.data != nullptr) Convert(context, x, converted);
+  return converted.data;
+}
 
 }  // namespace
 
 const __nv_bfloat16* RoundToBf16(CudaContext& context, CallMemory& memory, const Tensor& x) {
-  auto* rounded = memory.Array<__nv_bfloat16>(x.size());
-  if (rounded == nullptr || x.size() == 0) return rounded;
-  RoundKernel<<<Blocks(x.size(), 256), 256, 0, context.stream()>>>(x.as<float>(), x.size(), rounded);
-  return rounded;
+  return static_cast<const __nv_bfloat16*>(As(context, memory, x, DType::kBF16));
+}
+const float* WidenToF32(CudaContext& context, CallMemory& memory, const Tensor& x) {
+  return static_cast<const float*>(As(context, memory, x, DType::kF32));
+}
+
+void Convert(CudaContext& context, const Tensor& from, const Tensor& to) {
+  if (from.size() == 0) return;
+  const bool vectors = HasVectors(from.data) && HasVectors(to.data);
+  const auto run = [&]<typename From, typename To>(From*, To*) {
+    ConvertKernel<<<Blocks(from.size(), 4 * 256), 256, 0, context.stream()>>>(from.as<const From>(), from.size(),
+                                                                              vectors, to.as<To>());
+  };
+  WithActivationType(from.dtype, [&](auto* x) { WithActivationType(to.dtype, [&](auto* y) { run(x, y); }); });
 }
 
 bool TensorCoreProducts::Takes(const MatMulArgs& args) {
   const bool whole_vectors = args.x.dims[1] > 0 && args.x.dims[1] % 8 == 0 && args.weight.dims[0] % 8 == 0;
-  return args.compute == DType::kBF16 && args.weight.dtype == DType::kBF16 && whole_vectors;
+  const bool bias_fits = args.bias.rank == 0 || args.bias.dtype == DType::kBF16;
+  return args.compute == DType::kBF16 && args.weight.dtype == DType::kBF16 && bias_fits && whole_vectors;
 }
 
 // The first proposal that does not split K. No workspace is offered, which most that split would need.
-Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(Index columns, Index inner,
-                                                              cublasLtMatmulDesc_t operation) {
-  const auto known = algorithms_.find({columns, inner});
+Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(const MatMulArgs& args, cublasLtMatmulDesc_t operation) {
+  const Index columns = args.weight.dims[0], inner = args.weight.dims[1];
+  const Kind kind{columns, inner, args.out.dtype, args.bias.rank != 0};
+  const auto known = algorithms_.find(kind);
   if (known != algorithms_.end()) return known->second;
   Layouts layouts;
-  UNFOLD_TRY(layouts.Make(kTypicalRows, inner, columns));
+  UNFOLD_TRY(layouts.Make(kTypicalRows, inner, columns, args.out.dtype));
   Preference preference;
   UNFOLD_TRY(Blas(cublasLtMatmulPreferenceCreate(&preference.handle), "preference"));
   std::uint32_t alignment = kAlignment;
@@ -138,14 +170,15 @@ Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(Index columns, Ind
     const cublasStatus_t read = cublasLtMatmulAlgoConfigGetAttribute(
         &proposals[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof(split), &written);
     if (proposals[i].state != CUBLAS_STATUS_SUCCESS || read != CUBLAS_STATUS_SUCCESS || split > 1) continue;
-    algorithms_.emplace(std::pair(columns, inner), proposals[i].algo);
+    algorithms_.emplace(kind, proposals[i].algo);
     return proposals[i].algo;
   }
-  return Status::Device("cuda: cuBLASLt proposes no algorithm for weights [" + std::to_string(columns) + ", " +
-                        std::to_string(inner) + "]");
+  return Status::Device("cuda: cuBLASLt proposes no algorithm for " + std::string(DTypeName(args.out.dtype)) +
+                        " products with weights [" + std::to_string(columns) + ", " + std::to_string(inner) + "]" +
+                        (args.bias.rank != 0 ? " and a bias" : ""));
 }
 
-Status TensorCoreProducts::Multiply(const void* weight, const void* x, float* out, const MatMulArgs& args) {
+Status TensorCoreProducts::Multiply(const Operands& operands, const MatMulArgs& args) {
   const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
   Operation operation;
   UNFOLD_TRY(Blas(cublasLtMatmulDescCreate(&operation.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F), "operation"));
@@ -153,33 +186,44 @@ Status TensorCoreProducts::Multiply(const void* weight, const void* x, float* ou
   UNFOLD_TRY(Blas(
       cublasLtMatmulDescSetAttribute(operation.handle, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
       "operation"));
-  UNFOLD_TRY_ASSIGN(const cublasLtMatmulAlgo_t algorithm, AlgorithmFor(columns, inner, operation.handle));
+  if (operands.bias != nullptr) {
+    const cublasLtEpilogue_t add_bias = CUBLASLT_EPILOGUE_BIAS;
+    UNFOLD_TRY(Blas(
+        cublasLtMatmulDescSetAttribute(operation.handle, CUBLASLT_MATMUL_DESC_EPILOGUE, &add_bias, sizeof(add_bias)),
+        "bias"));
+    UNFOLD_TRY(Blas(cublasLtMatmulDescSetAttribute(operation.handle, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias,
+                                                   sizeof(operands.bias)),
+                    "bias"));
+  }
+  UNFOLD_TRY_ASSIGN(const cublasLtMatmulAlgo_t algorithm, AlgorithmFor(args, operation.handle));
   Layouts layouts;
-  UNFOLD_TRY(layouts.Make(rows, inner, columns));
+  UNFOLD_TRY(layouts.Make(rows, inner, columns, args.out.dtype));
   const float one = 1, before = args.accumulate ? 1 : 0;
-  return Blas(cublasLtMatmul(context_.blas(), operation.handle, &one, weight, layouts.weight.handle, x,
-                             layouts.x.handle, &before, out, layouts.out.handle, out, layouts.out.handle, &algorithm,
-                             nullptr, 0, context_.stream()),
+  return Blas(cublasLtMatmul(context_.blas(), operation.handle, &one, operands.weight, layouts.weight.handle,
+                             operands.x, layouts.x.handle, &before, operands.out, layouts.out.handle, operands.out,
+                             layouts.out.handle, &algorithm, nullptr, 0, context_.stream()),
               "MatMul of " + args.x.ShapeString() + " and " + args.weight.ShapeString());
 }
 
 // Memory that is aligned less than the algorithm wants is worked on in a copy: the bits must not depend on an address.
 Status TensorCoreProducts::Run(const MatMulArgs& args) {
   CallMemory memory(context_, "MatMul");
-  const __nv_bfloat16* x = RoundToBf16(context_, memory, args.x);
-  const void* weight = args.weight.data;
-  if (!HasVectors(weight)) weight = memory.Array<__nv_bfloat16>(args.weight.size());
-  auto* out = args.out.as<float>();
-  if (!HasVectors(out)) out = memory.Array<float>(args.out.size());
+  Operands operands{RoundToBf16(context_, memory, args.weight), RoundToBf16(context_, memory, args.x), nullptr,
+                    args.out.data};
+  if (args.bias.rank != 0) {
+    operands.bias = args.out.dtype == DType::kBF16 ? static_cast<const void*>(RoundToBf16(context_, memory, args.bias))
+                                                   : WidenToF32(context_, memory, args.bias);
+  }
+  if (!HasVectors(operands.out)) operands.out = memory.Array<std::byte>(static_cast<Index>(args.out.bytes()));
   UNFOLD_TRY(memory.status());
-  const auto copy = [&](void* to, const void* from, std::size_t bytes) {
+  const auto copy = [&](void* to, const void* from) {
     if (to == from) return Status::Ok();
-    return context_.Explain(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, context_.stream()), "MatMul");
+    return context_.Explain(cudaMemcpyAsync(to, from, args.out.bytes(), cudaMemcpyDeviceToDevice, context_.stream()),
+                            "MatMul");
   };
-  UNFOLD_TRY(copy(const_cast<void*>(weight), args.weight.data, args.weight.bytes()));
-  if (args.accumulate) UNFOLD_TRY(copy(out, args.out.data, args.out.bytes()));
-  UNFOLD_TRY(Multiply(weight, x, out, args));
-  UNFOLD_TRY(copy(args.out.data, out, args.out.bytes()));
+  if (args.accumulate) UNFOLD_TRY(copy(operands.out, args.out.data));
+  UNFOLD_TRY(Multiply(operands, args));
+  UNFOLD_TRY(copy(args.out.data, operands.out));
   return context_.Launched("MatMul");
 }
 
@@ -196,13 +240,14 @@ Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {
       continue;
     }
     const auto blocks = static_cast<unsigned>(CeilDiv(rows, kTile) * CeilDiv(columns, kTile));
-    WithWeightType(args.weight.dtype, [&](auto* element) {
-      using Element = std::remove_cvref_t<decltype(*element)>;
-      const auto kernel = args.compute == DType::kBF16 ? ProductKernel<Element, true> : ProductKernel<Element, false>;
-      kernel<<<blocks, kSide * kSide, 0, context_->stream()>>>(args.x.as<float>(), args.weight.as<const Element>(),
-                                                               rows, inner, columns, args.accumulate,
-                                                               args.out.as<float>());
-    });
+    const auto run = [&]<typename X, typename Element>(X*, const Element*) {
+      const bool round = args.compute == DType::kBF16 && args.x.dtype == DType::kF32;
+      const auto kernel = round ? ProductKernel<X, Element, true> : ProductKernel<X, Element, false>;
+      kernel<<<blocks, kSide * kSide, 0, context_->stream()>>>(args.x.as<const X>(), args.weight.as<const Element>(),
+                                                               rows, inner, columns, ProductOutput(args));
+    };
+    WithActivationType(args.x.dtype,
+                       [&](auto* x) { WithWeightType(args.weight.dtype, [&](auto* element) { run(x, element); }); });
     UNFOLD_TRY(context_->Launched("MatMul"));
   }
   return Status::Ok();

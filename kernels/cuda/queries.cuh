@@ -89,8 +89,10 @@ __device__ inline void LoadQueries(const QueryInputs& in, Index t, Index documen
 }
 
 // Four elements of keys, widened.
-__device__ __forceinline__ float4 LoadFour(const float* from) { return __ldg(reinterpret_cast<const float4*>(from)); }
-__device__ __forceinline__ float4 LoadFour(const __nv_bfloat16* from) {
+__device__ __forceinline__ float4 LoadKeyDims(const float* from) {
+  return __ldg(reinterpret_cast<const float4*>(from));
+}
+__device__ __forceinline__ float4 LoadKeyDims(const __nv_bfloat16* from) {
   const uint2 bits = __ldg(reinterpret_cast<const uint2*>(from));
   return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000U),
                      __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000U));
@@ -105,7 +107,7 @@ __device__ __forceinline__ void DotHeads(const float* queries, const Kv* key, in
   if (kVectors) {
 #pragma unroll 4
     for (int e = 0; e < d; e += 4) {
-      const float4 k = LoadFour(key + e);
+      const float4 k = LoadKeyDims(key + e);
 #pragma unroll
       for (int h = 0; h < kHeadsAtOnce; ++h) {
         const float4 q = *reinterpret_cast<const float4*>(queries + h * d + e);

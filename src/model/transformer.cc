@@ -6,11 +6,6 @@
 #include <utility>
 
 namespace unfold {
-namespace {
-
-constexpr std::int64_t kFfnRows = 1024;
-
-}  // namespace
 
 Result<Tensor> ScratchBuffer::Get(Backend& backend, DType type, std::initializer_list<std::int64_t> shape) {
   const std::size_t bytes = Tensor(nullptr, type, shape).bytes();
@@ -65,12 +60,10 @@ Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention,
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
   if (num_tokens == 0) return Status::InvalidArgument("a forward pass needs at least one token");
   decode_ = options.decode;
+  query_type_ = options.query_type;
   UNFOLD_TRY_ASSIGN(const Tensor id_view, ids_.Upload(backend_, ids));
   UNFOLD_TRY_ASSIGN(hidden_view_, hidden_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
   UNFOLD_TRY(backend_.Embed({.table = weights_.embedding, .ids = id_view, .out = hidden_view_}));
-  if (config_.has_qkv_bias()) {
-    UNFOLD_TRY_ASSIGN(first_row_view_, first_row_.Upload(backend_, std::vector<std::int32_t>(ids.size(), 0)));
-  }
   const int num_layers = options.num_layers > 0 ? options.num_layers : config_.num_layers;
   for (int layer = 0; layer < num_layers; ++layer) {
     UNFOLD_TRY(RunLayer(layer, num_tokens, options.keys_only && layer + 1 == num_layers, attention));
@@ -85,69 +78,69 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   const auto heads = [&](const Tensor& rows, std::int64_t count) {
     return rows.Reshape({num_tokens, count, config_.head_dim});
   };
-  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
+  const DType working = backend_.WorkingType(compute_);
+  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, working, {num_tokens, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor k, k_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor v, v_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY(backend_.RmsNorm(
       {.x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY_ASSIGN(const MatMulArgs k_product, Projection(normed, weights.k, weights.k_bias, k));
-  UNFOLD_TRY_ASSIGN(const MatMulArgs v_product, Projection(normed, weights.v, weights.v_bias, v));
+  const MatMulArgs k_product = Product(normed, weights.k, k, weights.k_bias);
+  const MatMulArgs v_product = Product(normed, weights.v, v, weights.v_bias);
   if (keys_only) {
     const MatMulArgs products[] = {k_product, v_product};
     UNFOLD_TRY(backend_.MatMuls(products));
     UNFOLD_TRY(NormHeads(weights.k_norm, k));
     return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
   }
-  UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, DType::kF32, {num_tokens, query_dim}));
-  UNFOLD_TRY_ASSIGN(const MatMulArgs q_product, Projection(normed, weights.q, weights.q_bias, q));
-  const MatMulArgs products[] = {k_product, v_product, q_product};
+  UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, query_type_, {num_tokens, query_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, query_type_, {num_tokens, query_dim}));
+  const MatMulArgs products[] = {k_product, v_product, Product(normed, weights.q, q, weights.q_bias)};
   UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(NormHeads(weights.k_norm, k));
   UNFOLD_TRY(NormHeads(weights.q_norm, q));
   UNFOLD_TRY(attention.Attend(layer, heads(q, config_.heads), heads(k, config_.kv_heads), heads(v, config_.kv_heads),
                               heads(attended, config_.heads)));
-  UNFOLD_TRY(backend_.MatMul(Product(attended, weights.o, hidden_view_, /*accumulate=*/true)));
+  UNFOLD_TRY(AddProduct(attended, weights.o, hidden_view_));
   return RunFfn(weights, num_tokens);
 }
 
-// A bias stands in the output before the product is added to it: one rounding more, and no operation of its own.
-Result<MatMulArgs> Transformer::Projection(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                           const Tensor& out) {
-  const bool has_bias = bias.data != nullptr;
-  if (has_bias) UNFOLD_TRY(backend_.Embed({.table = bias, .ids = first_row_view_, .out = out}));
-  return Product(x, weight, out, has_bias);
+Status Transformer::AddProduct(const Tensor& x, const Tensor& weight, const Tensor& hidden) {
+  MatMulArgs product = Product(x, weight, hidden);
+  product.accumulate = true;
+  return backend_.MatMul(product);
 }
 
 Status Transformer::NormHeads(const Tensor& weight, const Tensor& rows) {
-  if (weight.data == nullptr) return Status::Ok();
+  if (weight.rank == 0) return Status::Ok();
   const Tensor heads = rows.Reshape({rows.size() / config_.head_dim, config_.head_dim});
   return backend_.RmsNorm({.x = heads, .weight = weight, .epsilon = config_.norm_epsilon, .out = heads});
 }
 
 // In slices of rows: their memory does not grow with the pass, and rows do not see each other.
 Status Transformer::RunFfn(const LayerWeights& weights, std::int64_t num_tokens) {
-  for (std::int64_t begin = 0; begin < num_tokens; begin += kFfnRows) {
-    UNFOLD_TRY(RunFfnRows(weights, hidden_view_.Rows(begin, std::min(num_tokens, begin + kFfnRows))));
+  const std::int64_t slice = backend_.FeedForwardRows();
+  for (std::int64_t begin = 0; begin < num_tokens; begin += slice) {
+    UNFOLD_TRY(RunFfnRows(weights, hidden_view_.Rows(begin, std::min(num_tokens, begin + slice))));
   }
   return Status::Ok();
 }
 
 Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden) {
   const std::int64_t num_rows = hidden.dims[0];
-  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, DType::kF32, {num_rows, config_.model_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, DType::kF32, {num_rows, config_.ffn_dim}));
+  const DType working = backend_.WorkingType(compute_);
+  UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, working, {num_rows, config_.model_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, working, {num_rows, config_.ffn_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, working, {num_rows, config_.ffn_dim}));
   UNFOLD_TRY(
       backend_.RmsNorm({.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
   const MatMulArgs products[] = {Product(normed, weights.gate, gate), Product(normed, weights.up, up)};
   UNFOLD_TRY(backend_.MatMuls(products));
   UNFOLD_TRY(backend_.SwiGlu({.gate = gate, .up = up, .out = gate}));
-  return backend_.MatMul(Product(gate, weights.down, hidden, /*accumulate=*/true));
+  return AddProduct(gate, weights.down, hidden);
 }
 
 Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
-  UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, DType::kF32, {1, config_.model_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, backend_.WorkingType(compute_), {1, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {1, config_.vocab_size}));
   UNFOLD_TRY(backend_.RmsNorm({.x = hidden_view_.Rows(row, row + 1),
                                .weight = weights_.final_norm,

@@ -18,7 +18,8 @@
 
 namespace unfold {
 
-// Attention of one forward pass. Tensors are f32 on the backend and valid during the call only.
+// Attention of one forward pass. Tensors are on the backend and valid during the call only: k and v f32, since what is
+// stored of them is to be rounded once; q and out of the type that the pass says.
 class LayerAttention {
  public:
   virtual ~LayerAttention() = default;
@@ -54,9 +55,10 @@ class Transformer {
   Backend& backend() { return backend_; }
 
   struct PassOptions {
-    int num_layers = 0;      // 0: all
-    bool keys_only = false;  // the last layer computes k and v alone: encoding needs no more of it
-    bool decode = false;     // a step after the prompt: its bits are compared with no other pass's (MatMulArgs)
+    int num_layers = 0;              // 0: all
+    bool keys_only = false;          // the last layer computes k and v alone: encoding needs no more of it
+    bool decode = false;             // a step after the prompt: its bits are compared with no other pass's (MatMulArgs)
+    DType query_type = DType::kF32;  // of q and of what attention returns: this or the backend's WorkingType
   };
   // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
   Status Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options);
@@ -67,30 +69,32 @@ class Transformer {
  private:
   Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend, DType compute)
       : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend), compute_(compute) {}
-  MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, bool accumulate = false) const {
-    return {.x = x, .weight = weight, .accumulate = accumulate, .out = out, .compute = compute_, .decode = decode_};
+  // The product x * weight^T + bias; a bias that is not set is none.
+  MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& bias = {}) const {
+    return {.x = x, .weight = weight, .out = out, .compute = compute_, .decode = decode_, .bias = bias};
   }
+  // hidden += x * weight^T.
+  Status AddProduct(const Tensor& x, const Tensor& weight, const Tensor& hidden);
   Status BuildRope();
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
   Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
   Status RunFfnRows(const LayerWeights& weights, const Tensor& hidden);
-  // The product x * weight^T + bias, ready to run once the bias stands in `out`; a bias without data is none.
-  Result<MatMulArgs> Projection(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out);
-  // RMS norm of each head of `rows` [T, heads * D], in place; a weight without data is none.
+  // RMS norm of each head of `rows` [T, heads * D], in place; a weight that is not set is none.
   Status NormHeads(const Tensor& weight, const Tensor& rows);
 
   ModelConfig config_;
   SafeTensors checkpoint_;
   Backend& backend_;
   DType compute_;
-  bool decode_ = false;  // of the running pass
+  bool decode_ = false;  // of the running pass, as the next
+  DType query_type_ = DType::kF32;
   Weights weights_;
   Buffer rope_cos_, rope_sin_;
   RopeTable rope_;
-  // Activations: hidden and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
-  // slice, F]. first_row [T] is all zeros: the row of a bias that each token takes.
-  ScratchBuffer ids_, first_row_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
-  Tensor hidden_view_, first_row_view_;
+  // Activations: hidden, f32, and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
+  // slice, F]. What products alone read and write is of the backend's WorkingType.
+  ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
+  Tensor hidden_view_;
 };
 
 }  // namespace unfold

@@ -20,13 +20,6 @@ class Binder {
     return Status::Ok();
   }
 
-  // As a matrix of one row.
-  Status Row(Tensor& target, const std::string& name, std::int64_t size) {
-    UNFOLD_TRY((*this)(target, name, {size}));
-    target = target.Reshape({1, size});
-    return Status::Ok();
-  }
-
   // A tensor that nothing took would change the model if it were computed. Old checkpoints also carry the rotary
   // frequencies, and tied ones sometimes the output matrix.
   Status CheckAllTaken(const ModelConfig& config) const {
@@ -53,9 +46,9 @@ Status BindAttention(Binder& bind, const ModelConfig& config, const std::string&
   UNFOLD_TRY(bind(layer.v, prefix + "v_proj.weight", {kv, model}));
   UNFOLD_TRY(bind(layer.o, prefix + "o_proj.weight", {model, query}));
   if (config.has_qkv_bias()) {
-    UNFOLD_TRY(bind.Row(layer.q_bias, prefix + "q_proj.bias", query));
-    UNFOLD_TRY(bind.Row(layer.k_bias, prefix + "k_proj.bias", kv));
-    UNFOLD_TRY(bind.Row(layer.v_bias, prefix + "v_proj.bias", kv));
+    UNFOLD_TRY(bind(layer.q_bias, prefix + "q_proj.bias", {query}));
+    UNFOLD_TRY(bind(layer.k_bias, prefix + "k_proj.bias", {kv}));
+    UNFOLD_TRY(bind(layer.v_bias, prefix + "v_proj.bias", {kv}));
   }
   if (config.has_qk_norm()) {
     UNFOLD_TRY(bind(layer.q_norm, prefix + "q_norm.weight", {head}));

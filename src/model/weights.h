@@ -13,16 +13,16 @@
 namespace unfold {
 
 struct LayerWeights {
-  Tensor input_norm;  // [M]
-  Tensor q;           // [H * D, M]
-  Tensor k, v;        // [Hk * D, M]
-  // Qwen2: [1, H * D] and [1, Hk * D], else without data. Qwen3: [D], else without data.
-  Tensor q_bias, k_bias, v_bias;
-  Tensor q_norm, k_norm;
-  Tensor o;          // [M, H * D]
-  Tensor post_norm;  // [M]
-  Tensor gate, up;   // [F, M]
-  Tensor down;       // [M, F]
+  Tensor input_norm;      // [M]
+  Tensor q;               // [H * D, M]
+  Tensor k, v;            // [Hk * D, M]
+  Tensor q_bias;          // [H * D] in Qwen2, else not set
+  Tensor k_bias, v_bias;  // [Hk * D] likewise
+  Tensor q_norm, k_norm;  // [D] in Qwen3, else not set
+  Tensor o;               // [M, H * D]
+  Tensor post_norm;       // [M]
+  Tensor gate, up;        // [F, M]
+  Tensor down;            // [M, F]
 };
 
 struct Weights {

@@ -30,7 +30,7 @@ class DocumentAttention : public LayerAttention {
     UNFOLD_TRY(sink_(layer, k, v));
     if (q.data == nullptr) return Status::Ok();
     Backend& backend = model_.backend();
-    UNFOLD_TRY_ASSIGN(const Tensor rotated_k, k_.Get(backend, DType::kF32, {k.dims[0], k.dims[1], k.dims[2]}));
+    UNFOLD_TRY_ASSIGN(const Tensor rotated_k, k_.Get(backend, q.dtype, {k.dims[0], k.dims[1], k.dims[2]}));
     UNFOLD_TRY(backend.Rope({.x = q, .positions = positions_, .rope = model_.rope(), .out = q}));
     UNFOLD_TRY(backend.Rope({.x = k, .positions = positions_, .rope = model_.rope(), .out = rotated_k}));
     return backend.GistPrefill({.q = q,
@@ -92,7 +92,8 @@ Status EncodePass(Transformer& model, std::span<const GistSequence* const> seque
   for (const GistSequence* sequence : sequences) ids.insert(ids.end(), sequence->ids.begin(), sequence->ids.end());
   DocumentAttention attention(model, sink, check);
   UNFOLD_TRY(attention.Prepare(sequences));
-  return model.Run(ids, attention, {.num_layers = 0, .keys_only = true});
+  return model.Run(ids, attention,
+                   {.num_layers = 0, .keys_only = true, .query_type = model.backend().WorkingType(model.compute())});
 }
 
 Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,

@@ -21,10 +21,12 @@ struct PrefillCase {
         k(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim}, magnitude)),
         v(random.Make(DType::kF32, {batch.rows(), shape.kv_heads, shape.head_dim})) {}
 
+  Status Run(Backend& backend, DType compute, const Tensor& out) const {
+    return backend.GistPrefill({q, k, v, batch.tokens, batch.sequence_begin, batch.rules, out, compute});
+  }
   Guarded Run(Backend& backend, DType compute = DType::kF32) const {
     Guarded out(DType::kF32, {batch.rows(), shape.heads(), shape.head_dim});
-    EXPECT_TRUE(
-        Succeeds(backend.GistPrefill({q, k, v, batch.tokens, batch.sequence_begin, batch.rules, out, compute})));
+    EXPECT_TRUE(Succeeds(Run(backend, compute, out)));
     return out;
   }
   double Longest() const {
@@ -86,6 +88,30 @@ TEST_P(OpSuite, GistPrefill) {
             << gist_shape.levels << " levels, P " << gist_shape.previous_chunks << ", group " << heads.group << ", "
             << DTypeName(compute);
       }
+    }
+  }
+}
+
+// Tensors in bf16, all or some, of head dims that a tensor-core kernel takes and of others; without them it refuses.
+TEST_P(OpSuite, GistPrefillOfBf16) {
+  Random random(23);
+  for (const std::int64_t head_dim : {8, 64, 80, 96, 128, 256}) {
+    for (int mix = 1; mix < 16; ++mix) {
+      const auto type = [&](int tensor) { return (mix >> tensor & 1) != 0 ? DType::kBF16 : DType::kF32; };
+      PrefillCase c(random, RandomBatch(random, {1, 4, 2, 3, 1}), {2, 2, head_dim}, 3);
+      c.q = InType(c.q, type(0)), c.k = InType(c.k, type(1)), c.v = InType(c.v, type(2));
+      Guarded want(DType::kF32, {c.batch.rows(), 4, head_dim}), out(InType(want, type(3)));
+      std::memset((*out).data, 0xff, (*out).bytes());
+      const Status status = c.Run(*backend_, DType::kBF16, out);
+      if (backend_->WorkingType(DType::kBF16) == DType::kF32) {
+        ASSERT_EQ(status.code(), StatusCode::kInvalidArgument) << status.ToString();
+        continue;
+      }
+      ASSERT_TRUE(Succeeds(status));
+      ASSERT_TRUE(Succeeds(c.Run(*ref_, DType::kBF16, want)));
+      const double bound = c.Bound(DType::kBF16), rounding = type(3) == DType::kBF16 ? 0x1p-8 : 0;
+      ASSERT_TRUE(Near(out, want, [&](std::int64_t i) { return bound + rounding * std::abs(want[i]); }))
+          << "D " << head_dim << ", mix " << mix;
     }
   }
 }

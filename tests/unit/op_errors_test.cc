@@ -58,7 +58,14 @@ TEST_P(OpErrors, Dense) {
   const auto bad = [&](std::string_view field, auto change) {
     Refused(mul, &Backend::MatMul, "MatMul", field, change);
   };
-  bad("x", [](MatMulArgs& a) { a.x = As(a.x, DType::kBF16); });
+  bad("x is bf16[2, 8], expected f32", [](MatMulArgs& a) { a.x = As(a.x, DType::kBF16); });
+  bad("out is bf16[2, 3], expected f32", [](MatMulArgs& a) { a.out = As(a.out, DType::kBF16); });
+  bad("out is bf16[2, 3], expected f32",
+      [](MatMulArgs& a) { a.out = As(a.out, DType::kBF16), a.compute = DType::kBF16, a.accumulate = true; });
+  const Guarded bias = random_.Make(DType::kF32, {3});
+  bad("bias is f32[2]", [&](MatMulArgs& a) { a.bias = (*bias).Rows(0, 2); });
+  bad("bias is int32", [&](MatMulArgs& a) { a.bias = As(bias, DType::kInt32); });
+  bad("bias cannot", [&](MatMulArgs& a) { a.bias = bias, a.accumulate = true; });
   bad("compute", [](MatMulArgs& a) { a.compute = DType::kF16; });
   bad("x", [](MatMulArgs& a) { a.x = a.x.Reshape({2, 4, 2}); });
   bad("weight is f32[3, 8], expected f32|f16|bf16[any, 4]", [](MatMulArgs& a) { a.x = a.x.Reshape({4, 4}); });
@@ -75,6 +82,8 @@ TEST_P(OpErrors, Dense) {
   const SwiGluArgs glu{x, x, same};
   ASSERT_TRUE(Succeeds(backend_->SwiGlu(glu)));
   Refused(glu, &Backend::SwiGlu, "SwiGlu", "up", [](SwiGluArgs& a) { a.up.dims[1] = 7; });
+  Refused(glu, &Backend::SwiGlu, "SwiGlu", "up is bf16[2, 8], expected f32",
+          [](SwiGluArgs& a) { a.up = As(a.up, DType::kBF16); });
   Refused(glu, &Backend::SwiGlu, "SwiGlu", "gate", [](SwiGluArgs& a) { a.gate.dims[0] = -1; });
 }
 
@@ -125,6 +134,7 @@ TEST_P(OpErrors, GistPrefill) {
   bad("tokens.level", [](Args& a) { a.rules.top_level = kRawLevel; });
   bad("H", [](Args& a) { a.q = a.out = a.q.Reshape({a.q.dims[0], 4, 8}), a.k.dims[1] = a.v.dims[1] = 3; });
   bad("v", [](Args& a) { a.v.dims[2] = 4; });
+  bad("k is bf16", [](Args& a) { a.k = As(a.k, DType::kBF16); });
   bad("compute", [](Args& a) { a.compute = DType::kF16; });
   std::vector<GistToken> tokens = batch.tokens;
   bad("tokens.chunk", [&](Args& a) { tokens.back().chunk = 0, a.tokens = tokens; });

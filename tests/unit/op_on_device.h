@@ -87,6 +87,7 @@ class OnDevice final : public Backend {
 
   std::string_view name() const override { return device_->name(); }
   DType WorkingType(DType compute) const override { return device_->WorkingType(compute); }
+  std::int64_t FeedForwardRows() const override { return device_->FeedForwardRows(); }
   Result<Buffer> Allocate(std::size_t bytes) override { return device_->Allocate(bytes); }
   Status Upload(const Tensor& device, const void* host) override { return device_->Upload(device, host); }
   Status Download(void* host, const Tensor& device) override { return device_->Download(host, device); }
@@ -132,7 +133,9 @@ class OnDevice final : public Backend {
   Status DoMatMuls(std::span<const MatMulArgs> products) override {
     std::vector<MatMulArgs> all(products.begin(), products.end());
     Mirrors mirror(*device_, ++calls_ % 2 == 0);
-    for (MatMulArgs& a : all) a.x = mirror(a.x), a.weight = mirror(a.weight), a.out = mirror(a.out);
+    for (MatMulArgs& a : all) {
+      for (Tensor* tensor : {&a.x, &a.weight, &a.out, &a.bias}) *tensor = mirror(*tensor);
+    }
     UNFOLD_TRY(mirror.status());
     UNFOLD_TRY(device_->MatMuls(all));
     return mirror.BringBack();

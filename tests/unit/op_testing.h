@@ -152,14 +152,23 @@ inline double LargestMagnitude(const Tensor& tensor) {
   return largest;
 }
 
-// Every element was written, lies within its bound of the reference, and nothing around the output was touched.
+// The bound of MatMulArgs at out[t, n], without what is added to the product. `x` is as rounded.
+inline double MatMulBound(const Tensor& x, const Tensor& weight, std::int64_t t, std::int64_t n, DType compute) {
+  const std::int64_t inner = x.dims[1];
+  const double x_norm = Norm(x, t, inner), w_norm = Norm(weight, n, inner);
+  const double subnormal = compute == DType::kF32 ? 0 : static_cast<double>(inner) * 0x1p-126 * (1 + x_norm + w_norm);
+  return (static_cast<double>(inner) + 2) * kEps * x_norm * w_norm + subnormal;
+}
+
+// Every element was written, lies within its bound of the reference, which is f32, and nothing around the output was
+// touched.
 inline ::testing::AssertionResult Near(const Guarded& out, const Guarded& expected,
                                        const std::function<double(std::int64_t)>& bound) {
   if (!out.Intact() || !expected.Intact()) return ::testing::AssertionFailure() << "wrote outside the output";
   for (std::int64_t i = 0; i < out.size(); ++i) {
-    const double error = std::abs(double{out[i]} - expected[i]);
-    if (!(error <= bound(i))) {
-      return ::testing::AssertionFailure() << "element " << i << " of " << (*out).ShapeString() << " is " << out[i]
+    const double found = Widened(out, i);
+    if (!(std::abs(found - expected[i]) <= bound(i))) {
+      return ::testing::AssertionFailure() << "element " << i << " of " << (*out).ShapeString() << " is " << found
                                            << ", expected " << expected[i] << " within " << bound(i);
     }
   }
@@ -189,6 +198,26 @@ inline ::testing::AssertionResult Succeeds(const Status& status) {
   if (status.ok()) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << status.ToString();
 }
+
+// The values of `x`, f32 or bf16, in `type`.
+inline Guarded InType(const Guarded& x, DType type) {
+  const auto [a, b, c, d] = (*x).dims;
+  Guarded converted = (*x).rank == 1   ? Guarded(type, {a})
+                      : (*x).rank == 2 ? Guarded(type, {a, b})
+                      : (*x).rank == 3 ? Guarded(type, {a, b, c})
+                                       : Guarded(type, {a, b, c, d});
+  for (std::int64_t i = 0; i < x.size(); ++i) {
+    const auto value = static_cast<float>(Widened(x, i));
+    if (type == DType::kBF16) {
+      converted.u16()[i] = F32ToBF16(value);
+    } else {
+      converted.f32()[i] = value;
+    }
+  }
+  return converted;
+}
+inline Guarded Narrowed(const Guarded& x) { return InType(x, DType::kBF16); }
+inline Guarded WidenedTensor(const Guarded& x) { return InType(x, DType::kF32); }
 
 // cos and sin of p * 10000^(-2i/D).
 struct RopeFixture {

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where kernels of products put their sums, as MatMulArgs says: f32 or bf16, added to what was there or to a bias.
+#ifndef UNFOLD_KERNELS_CUDA_PRODUCT_OUTPUT_CUH_
+#define UNFOLD_KERNELS_CUDA_PRODUCT_OUTPUT_CUH_
+
+#include "kernels/backend.h"
+#include "kernels/cuda/common.cuh"
+
+namespace unfold {
+
+class ProductOutput {
+ public:
+  explicit ProductOutput(const MatMulArgs& args)
+      : out_(args.out.data),
+        bias_(args.bias.rank == 0 ? nullptr : args.bias.data),
+        out_type_(args.out.dtype),
+        bias_type_(args.bias.dtype),
+        accumulate_(args.accumulate) {}
+
+  // The sum of element `at`, which is in `column`.
+  __device__ void Put(Index at, Index column, float sum) const {
+    if (bias_ != nullptr) sum += Bias(column);
+    if (out_type_ == DType::kBF16) {
+      static_cast<__nv_bfloat16*>(out_)[at] = __float2bfloat16_rn(sum);
+      return;
+    }
+    float& place = static_cast<float*>(out_)[at];
+    place = accumulate_ ? place + sum : sum;
+  }
+
+ private:
+  __device__ float Bias(Index column) const {
+    if (bias_type_ == DType::kBF16) return Widen(static_cast<const __nv_bfloat16*>(bias_)[column]);
+    if (bias_type_ == DType::kF16) return Widen(static_cast<const __half*>(bias_)[column]);
+    return static_cast<const float*>(bias_)[column];
+  }
+
+  void* out_;
+  const void* bias_;
+  DType out_type_, bias_type_;
+  bool accumulate_;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_PRODUCT_OUTPUT_CUH_

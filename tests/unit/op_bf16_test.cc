@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op suite, activations in bf16, and products with a bias. A backend whose working type is bf16 is held to what
+// `ref` computes before it rounds; one whose is f32 refuses, by name.
+#include <array>
+
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+constexpr std::int64_t kRowCounts[] = {0, 1, 7, 37};
+constexpr std::int64_t kWidths[] = {1, 15, 64, 100, 512};
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+// Of what is read and what is written.
+constexpr std::array<DType, 2> kMixes[] = {
+    {DType::kF32, DType::kBF16}, {DType::kBF16, DType::kF32}, {DType::kBF16, DType::kBF16}};
+constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+// What rounding to `type` adds to a bound.
+double Rounding(DType type, double want) { return type == DType::kBF16 ? 0x1p-8 * std::abs(want) + 0x1p-134 : 0; }
+
+class Bf16Activations : public OpSuite {
+ protected:
+  // Whether the backend did what it was asked. One that has no bf16 must have said so.
+  bool Done(const Status& status) {
+    if (backend_->WorkingType(DType::kBF16) == DType::kBF16) {
+      EXPECT_TRUE(Succeeds(status));
+      return status.ok();
+    }
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("takes f32"), std::string::npos) << status.message();
+    return false;
+  }
+  // `ref` in bf16 is what it computes in f32, rounded once.
+  static ::testing::AssertionResult IsRounded(const Guarded& narrow, const Guarded& wide) {
+    return SameBits(narrow, (*narrow).dtype == DType::kBF16 ? *Narrowed(wide) : *wide)
+               ? ::testing::AssertionSuccess()
+               : ::testing::AssertionFailure() << "ref rounds otherwise";
+  }
+};
+
+TEST_P(Bf16Activations, WorkingTypes) {
+  EXPECT_EQ(backend_->WorkingType(DType::kF32), DType::kF32);
+  EXPECT_EQ(ref_->WorkingType(DType::kBF16), DType::kF32);
+  EXPECT_GE(backend_->FeedForwardRows(), 1);
+}
+
+TEST_P(Bf16Activations, RmsNorm) {
+  Random random(60);
+  for (const auto& [in, out_type] : kMixes) {
+    for (DType type : kWeightTypes) {
+      for (std::int64_t width : kWidths) {
+        for (std::int64_t rows : kRowCounts) {
+          const Guarded x = random.Make(in, {rows, width}, 3), weight = random.Make(type, {width});
+          Guarded out(out_type, {rows, width}), narrow(out_type, {rows, width}), want(DType::kF32, {rows, width});
+          ASSERT_TRUE(Succeeds(ref_->RmsNorm({x, weight, 1e-5F, want})));
+          ASSERT_TRUE(Succeeds(ref_->RmsNorm({x, weight, 1e-5F, narrow})));
+          ASSERT_TRUE(IsRounded(narrow, want));
+          if (!Done(backend_->RmsNorm({x, weight, 1e-5F, out}))) return;
+          const double factor = (static_cast<double>(width) / 2 + 8) * kEps;
+          ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+            return factor * std::abs(want[i]) + Rounding(out_type, want[i]) + 0x1p-149;
+          }));
+          for (std::int64_t t = 0; t < rows; ++t) {
+            Guarded one(out_type, {1, width});
+            ASSERT_TRUE(Succeeds(backend_->RmsNorm({(*x).Rows(t, t + 1), weight, 1e-5F, one})));
+            ASSERT_TRUE(SameBits(one, (*out).Rows(t, t + 1))) << "row " << t << " alone";
+          }
+          if (in != out_type) continue;
+          ASSERT_TRUE(Succeeds(backend_->RmsNorm({x, weight, 1e-5F, x})));
+          ASSERT_TRUE(SameBits(x, out)) << "in place";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Bf16Activations, Rope) {
+  Random random(61);
+  for (const auto& [in, out_type] : kMixes) {
+    for (std::int64_t head_dim : {2, 6, 64, 96, 128}) {
+      const RopeFixture rope(300, head_dim);
+      const std::int64_t half = head_dim / 2;
+      for (std::int64_t rows : kRowCounts) {
+        const Guarded x = random.Make(in, {rows, 3, head_dim}, 5);
+        Guarded positions(DType::kInt32, {rows}), out(out_type, {rows, 3, head_dim});
+        Guarded narrow(out_type, {rows, 3, head_dim}), want(DType::kF32, {rows, 3, head_dim});
+        for (std::int64_t t = 0; t < rows; ++t) positions.i32()[t] = static_cast<std::int32_t>(random.Below(300));
+        ASSERT_TRUE(Succeeds(ref_->Rope({x, positions, rope.table(), want})));
+        ASSERT_TRUE(Succeeds(ref_->Rope({x, positions, rope.table(), narrow})));
+        ASSERT_TRUE(IsRounded(narrow, want));
+        if (!Done(backend_->Rope({x, positions, rope.table(), out}))) return;
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+          const std::int64_t other = i % head_dim < half ? i + half : i - half;
+          return 2 * kEps * (std::abs(Widened(x, i)) + std::abs(Widened(x, other))) + Rounding(out_type, want[i]);
+        }));
+        if (in != out_type) continue;
+        ASSERT_TRUE(Succeeds(backend_->Rope({x, positions, rope.table(), x})));
+        ASSERT_TRUE(SameBits(x, out)) << "in place";
+      }
+    }
+  }
+}
+
+TEST_P(Bf16Activations, SwiGlu) {
+  Random random(62);
+  constexpr DType kType = DType::kBF16;
+  for (std::int64_t width : kWidths) {
+    for (std::int64_t rows : kRowCounts) {
+      for (float magnitude : {1.0F, 120.0F, 1e30F}) {
+        const Guarded gate = random.Make(kType, {rows, width}, magnitude), up = random.Make(kType, {rows, width}, 3);
+        Guarded out(kType, {rows, width}), narrow(kType, {rows, width}), want(DType::kF32, {rows, width});
+        ASSERT_TRUE(Succeeds(ref_->SwiGlu({WidenedTensor(gate), WidenedTensor(up), want})));
+        ASSERT_TRUE(Succeeds(ref_->SwiGlu({gate, up, narrow})));
+        ASSERT_TRUE(IsRounded(narrow, want));
+        if (!Done(backend_->SwiGlu({gate, up, out}))) return;
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t i) {
+          return 6 * kEps * std::abs(want[i]) + 0x1p-119 * std::abs(Widened(up, i)) + Rounding(kType, want[i]);
+        }));
+        ASSERT_TRUE(Succeeds(backend_->SwiGlu({gate, up, gate})));
+        ASSERT_TRUE(SameBits(gate, out)) << "in place";
+      }
+    }
+  }
+}
+
+// A product and what is held against it: `ref`'s sums before they are rounded.
+struct ProductCase {
+  Guarded x, weight, bias;
+  MatMulArgs args;  // without `out`
+
+  ProductCase(Random& random, DType x_type, DType weight_type, std::int64_t rows, std::int64_t inner,
+              std::int64_t columns)
+      : x(random.Make(x_type, {rows, inner})),
+        weight(random.Make(weight_type, {columns, inner})),
+        bias(random.Make(kWeightTypes[random.Below(3)], {columns}, 10)) {
+    args.x = x;
+    args.weight = weight;
+    if (random.Below(4) != 0) args.bias = bias;
+  }
+  MatMulArgs To(const Tensor& out) const {
+    MatMulArgs full = args;
+    full.out = out;
+    return full;
+  }
+  double Bound(std::int64_t i, double want, DType out_type) const {
+    const std::int64_t columns = (*weight).dims[0], t = i / columns, n = i % columns;
+    const Guarded seen = args.compute == DType::kBF16 ? Narrowed(x) : x;
+    return MatMulBound(seen, weight, t, n, args.compute) + Rounding(out_type, want) +
+           (args.bias.rank != 0 ? kEps * std::abs(Widened(bias, n)) : 0);
+  }
+};
+
+TEST_P(Bf16Activations, MatMul) {
+  Random random(63);
+  for (const auto& [x_type, out_type] : kMixes) {
+    for (DType type : kWeightTypes) {
+      for (std::int64_t rows : {1, 2, 3, 4, 5, 37, 131}) {
+        for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{17, 33}, {64, 40}, {100, 7}, {512, 64}}) {
+          ProductCase c(random, x_type, type, rows, inner, columns);
+          c.args.compute = DType::kBF16;
+          c.args.decode = random.Below(2) == 0;
+          Guarded out(out_type, {rows, columns}), narrow(out_type, {rows, columns}), want(DType::kF32, {rows, columns});
+          const Status status = backend_->MatMul(c.To(out));
+          ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(want))));
+          ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(narrow))));
+          ASSERT_TRUE(IsRounded(narrow, want));
+          if (!Done(status)) return;
+          ASSERT_TRUE(Near(out, want, [&](std::int64_t i) { return c.Bound(i, want[i], out_type); }))
+              << rows << " x " << inner << " x " << columns << ", weights " << DTypeName(type);
+        }
+      }
+    }
+  }
+}
+
+// x that is rounded before and x that the product rounds: the same bits.
+TEST_P(Bf16Activations, MatMulRoundsAsRmsNormDoes) {
+  Random random(64);
+  for (std::int64_t rows : {1, 37}) {
+    const Guarded x = random.Make(DType::kF32, {rows, 64}), weight = random.Make(DType::kBF16, {40, 64});
+    Guarded out(DType::kF32, {rows, 40}), other(DType::kF32, {rows, 40});
+    for (bool decode : {false, true}) {
+      ASSERT_TRUE(Succeeds(backend_->MatMul({x, weight, false, out, DType::kBF16, decode})));
+      if (!Done(backend_->MatMul({Narrowed(x), weight, false, other, DType::kBF16, decode}))) return;
+      ASSERT_TRUE(SameBits(out, other));
+    }
+  }
+}
+
+TEST_P(Bf16Activations, MatMulRowsStandAlone) {
+  Random random(65);
+  constexpr std::int64_t kRows = 300, kInner = 512, kColumns = 64;
+  for (DType out_type : kTypes) {
+    for (bool with_bias : {false, true}) {
+      ProductCase c(random, DType::kBF16, DType::kBF16, kRows, kInner, kColumns);
+      const Guarded bias = random.Make(DType::kBF16, {kColumns}, 10);
+      c.args.compute = DType::kBF16;
+      c.args.bias = with_bias ? *bias : Tensor();
+      Guarded all(out_type, {kRows, kColumns});
+      if (!Done(backend_->MatMul(c.To(all)))) return;
+      for (std::int64_t rows : {1, 2, 5, 12, 64, 97, 257}) {
+        const std::int64_t begin = random.Below(kRows - rows + 1);
+        Guarded part(out_type, {rows, kColumns});
+        MatMulArgs some = c.To(part);
+        some.x = some.x.Rows(begin, begin + rows);
+        ASSERT_TRUE(Succeeds(backend_->MatMul(some)));
+        ASSERT_TRUE(SameBits(part, (*all).Rows(begin, begin + rows))) << rows << " rows from " << begin;
+      }
+    }
+  }
+}
+
+// In f32, for every backend: one row and many, several products at once.
+TEST_P(Bf16Activations, MatMulAddsABias) {
+  Random random(66);
+  for (DType compute : kTypes) {
+    for (DType type : kWeightTypes) {
+      for (std::int64_t rows : {1, 37, 131}) {
+        for (std::int64_t columns : {7, 40, 301}) {
+          ProductCase c(random, DType::kF32, type, rows, 100, columns);
+          c.args.bias = c.bias;
+          c.args.compute = compute;
+          Guarded out(DType::kF32, {rows, columns}), second(DType::kF32, {rows, columns});
+          Guarded want(DType::kF32, {rows, columns});
+          ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(want))));
+          const MatMulArgs products[] = {c.To(out), c.To(second)};
+          ASSERT_TRUE(Succeeds(backend_->MatMuls(products)));
+          ASSERT_TRUE(Near(out, want, [&](std::int64_t i) { return c.Bound(i, want[i], DType::kF32); }));
+          ASSERT_TRUE(SameBits(out, second));
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Bf16Activations, ::testing::ValuesIn(Candidates()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace unfold
