@@ -26,6 +26,7 @@ CommandRun AddRemove(CLI::App& command);
 CommandRun AddInspect(CLI::App& command);
 CommandRun AddVerify(CLI::App& command);
 CommandRun AddEval(CLI::App& command);
+CommandRun AddBench(CLI::App& command);
 
 struct StoreFlags {
   std::string store;

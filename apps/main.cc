@@ -26,6 +26,7 @@ constexpr Command kCommands[] = {
     {"inspect", "Say what a store holds", AddInspect},
     {"verify", "Check every record of a store", AddVerify},
     {"eval", "Answer a file of questions and score the answers", AddEval},
+    {"bench", "Measure the engine's work on this machine, without a model", AddBench},
 };
 
 // Parsing ends in an exit code, or in the command to run.

@@ -320,6 +320,12 @@ Status Backend::CheckRouteScore(const RouteScoreArgs& args) {
   return check.status();
 }
 
+Status Backend::XorWords(const XorWordsArgs& args) {
+  ArgCheck check("XorWords");
+  check.Shape("words", args.words, kInt32, {kAny}).Shape("out", args.out, kInt32, {1});
+  return check.ok() ? DoXorWords(args) : check.status();
+}
+
 Result<std::unique_ptr<Backend>> MakeBackend(std::string_view name, int threads) {
   const char* forced = std::getenv("UNFOLD_BACKEND");
   if (forced != nullptr && *forced != '\0') name = forced;

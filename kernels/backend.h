@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backend: the seam between the model and the machine. Eleven model-shaped operations (products and routing heads may
-// be given several at once), each with one Args struct that states shapes (letters: tensor.h), types and units. The
-// public method checks them, the private virtual works, so comment and check stand side by side.
+// be given several at once) and one that only reads, each with one Args struct that states shapes (letters: tensor.h),
+// types and units. The public method checks them, the private virtual works, so comment and check stand side by side.
 //
 // Tensors lie in the backend's memory, spans in the host's. Shapes, types and spans are checked before a call; values
 // inside tensors by the backend as it reads them.
@@ -226,6 +226,13 @@ struct RouteScoreArgs {
   std::span<double> sum_squares;  // T entries
 };
 
+// out[0] = the exclusive or of all words. Exact. Reads every byte once, as fast as the machine can: what bandwidth is
+// measured with.
+struct XorWordsArgs {
+  Tensor words;  // i32 [n]
+  Tensor out;    // i32 [1]
+};
+
 // Operations recorded once, to be run many times.
 class Recording {
  public:
@@ -273,6 +280,7 @@ class Backend {
   Status RouteScore(const RouteScoreArgs& args) { return RouteScores(std::span(&args, 1)); }
   // The routing heads of one collection: the same units, T and D, keys of one type. Each has the bits it has alone.
   Status RouteScores(std::span<const RouteScoreArgs> heads);
+  Status XorWords(const XorWordsArgs& args);
 
  private:
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
@@ -288,6 +296,7 @@ class Backend {
   virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
   static Status CheckRouteScore(const RouteScoreArgs& args);
   virtual Status DoRouteScores(std::span<const RouteScoreArgs> heads) = 0;
+  virtual Status DoXorWords(const XorWordsArgs& args) = 0;
 };
 
 // "ref" (scalar, double accumulation), "cpu" (SIMD, `threads` workers; 0: one per core) or, in a build with CUDA,

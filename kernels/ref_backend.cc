@@ -355,6 +355,13 @@ class RefBackend final : public HostBackend {
     return Status::Ok();
   }
 
+  Status DoXorWords(const XorWordsArgs& args) override {
+    std::int32_t result = 0;
+    for (const std::int32_t word : Ints(args.words)) result ^= word;
+    *args.out.as<std::int32_t>() = result;
+    return Status::Ok();
+  }
+
   static void ScoreHead(const RouteScoreArgs& args) {
     const Index head_dim = args.q.dims[1], units = args.best.dims[1];
     for (Index t = 0; t < args.q.dims[0]; ++t) {

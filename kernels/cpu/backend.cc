@@ -2,6 +2,7 @@
 #include "kernels/cpu/backend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -24,6 +25,30 @@ const std::byte* RowAt(const Tensor& tensor, Index row, Index width) {
 int TypeIndex(const Tensor& tensor) { return static_cast<int>(tensor.dtype); }
 static_assert(static_cast<int>(DType::kF32) == 0 && static_cast<int>(DType::kF16) == 1 &&
               static_cast<int>(DType::kBF16) == 2);
+
+// Of the words in bytes [begin, end), both halves of the result together: eight cache lines a step, fetched a page
+// ahead: the hardware's own prefetch alone is slower here.
+std::uint64_t XorPiece(const char* bytes, Index begin, Index end) {
+  constexpr Index kLine = 64, kStep = 8 * kLine, kAhead = 4096;
+  std::uint64_t lanes[8] = {};
+  Index at = begin;
+  for (; at + kStep <= end; at += kStep) {
+    for (Index line = 0; line < kStep; line += kLine) __builtin_prefetch(bytes + at + kAhead + line, 0, 2);
+    for (Index line = 0; line < kStep; line += kLine) {
+      std::uint64_t words[8];
+      std::memcpy(words, bytes + at + line, sizeof words);
+      for (int lane = 0; lane < 8; ++lane) lanes[lane] ^= words[lane];
+    }
+  }
+  std::uint64_t result = 0;
+  for (const std::uint64_t lane : lanes) result ^= lane;
+  for (; at < end; at += static_cast<Index>(sizeof(std::uint32_t))) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes + at, sizeof word);
+    result ^= word;
+  }
+  return result;
+}
 
 }  // namespace
 
@@ -192,6 +217,17 @@ void CpuBackend::RouteHead(const RouteScoreArgs& args) {
       args.sum_squares[t] += unit_sums_[2 * (t * units + p) + 1];
     }
   }
+}
+
+Status CpuBackend::DoXorWords(const XorWordsArgs& args) {
+  constexpr Index kPiece = Index{4} << 20;  // bytes
+  const auto bytes = static_cast<Index>(args.words.bytes());
+  std::atomic<std::uint64_t> result{0};
+  pool_.ParallelFor((bytes + kPiece - 1) / kPiece, 1, [&](Index begin, Index end) {
+    result ^= XorPiece(args.words.as<char>(), begin * kPiece, std::min(bytes, end * kPiece));
+  });
+  *args.out.as<std::uint32_t>() = static_cast<std::uint32_t>(result ^ (result >> 32));
+  return Status::Ok();
 }
 
 std::unique_ptr<Backend> MakeCpuBackendWith(const SimdKernels& kernels, int threads) {

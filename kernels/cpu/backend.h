@@ -116,6 +116,7 @@ class CpuBackend final : public HostBackend {
   Status DoSelectChunks(const SelectChunksArgs& args) override;
   Status DoSparseAttention(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
+  Status DoXorWords(const XorWordsArgs& args) override;
 
   // Splits [0, count) over the pool; `item_work` is roughly the multiply-adds, or bytes, of one item. Small work stays
   // on the calling thread, since waking another costs more.

@@ -49,6 +49,7 @@ class CudaBackend final : public Backend {
   Status DoSelectChunks(const SelectChunksArgs& args) override;
   Status DoSparseAttention(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
+  Status DoXorWords(const XorWordsArgs& args) override;
 
   std::unique_ptr<CudaContext> context_;
   std::unique_ptr<TensorCoreProducts> tensor_cores_;

@@ -2,8 +2,9 @@
 #include "model/transformer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
+
+#include "model/random_weights.h"
 
 namespace unfold {
 
@@ -27,33 +28,17 @@ Result<std::unique_ptr<Transformer>> Transformer::Load(const std::string& model_
   UNFOLD_TRY_ASSIGN(SafeTensors checkpoint, SafeTensors::Open(model_dir));
   std::unique_ptr<Transformer> model(new Transformer(std::move(config), std::move(checkpoint), backend, compute));
   UNFOLD_TRY_ASSIGN(model->weights_, BindWeights(model->checkpoint_, model->config_, backend));
-  UNFOLD_TRY(model->BuildRope());
+  UNFOLD_TRY_ASSIGN(model->rope_, RopeMemory::Make(model->config_, backend));
   return model;
 }
 
-Status Transformer::BuildRope() {
-  const std::vector<float> inverse = InverseFrequencies(config_.rope, config_.head_dim);
-  const auto half = static_cast<std::int64_t>(inverse.size());
-  const std::int64_t positions = config_.max_positions;
-  const auto scale = static_cast<float>(config_.rope.attention_factor);
-  const std::size_t bytes = static_cast<std::size_t>(positions * half) * sizeof(float);
-  UNFOLD_TRY_ASSIGN(rope_cos_, backend_.Allocate(bytes));
-  UNFOLD_TRY_ASSIGN(rope_sin_, backend_.Allocate(bytes));
-  rope_.cos = rope_cos_.View(DType::kF32, {positions, half});
-  rope_.sin = rope_sin_.View(DType::kF32, {positions, half});
-  constexpr std::int64_t kBlock = 1024;  // positions at a time: a long window needs no second table on the host
-  std::vector<float> cosines(kBlock * half), sines(kBlock * half);
-  for (std::int64_t begin = 0; begin < positions; begin += kBlock) {
-    const std::int64_t end = std::min(begin + kBlock, positions);
-    for (std::int64_t at = 0; at < (end - begin) * half; ++at) {
-      const float angle = static_cast<float>(begin + at / half) * inverse[at % half];
-      cosines[at] = std::cos(angle) * scale;
-      sines[at] = std::sin(angle) * scale;
-    }
-    UNFOLD_TRY(backend_.Upload(rope_.cos.Rows(begin, end), cosines.data()));
-    UNFOLD_TRY(backend_.Upload(rope_.sin.Rows(begin, end), sines.data()));
-  }
-  return Status::Ok();
+Result<std::unique_ptr<Transformer>> Transformer::Random(ModelConfig config, Backend& backend, DType compute,
+                                                         std::uint64_t seed, const std::function<Status()>& check) {
+  std::unique_ptr<Transformer> model(new Transformer(std::move(config), SafeTensors{}, backend, compute));
+  model->random_memory_ = std::make_unique<RandomTensors>(backend, seed);
+  UNFOLD_TRY_ASSIGN(model->weights_, RandomWeights(model->config_, *model->random_memory_, check));
+  UNFOLD_TRY_ASSIGN(model->rope_, RopeMemory::Make(model->config_, backend));
+  return model;
 }
 
 Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options) {

@@ -5,6 +5,7 @@
 #define UNFOLD_MODEL_TRANSFORMER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +13,8 @@
 
 #include "kernels/backend.h"
 #include "model/config.h"
+#include "model/random_tensors.h"
+#include "model/rope_table.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 #include "unfold/base.h"
@@ -46,12 +49,16 @@ class Transformer {
   // `backend` must outlive it. `compute` is that of MatMulArgs, for all products.
   static Result<std::unique_ptr<Transformer>> Load(const std::string& model_dir, Backend& backend,
                                                    DType compute = DType::kF32);
+  // With seeded weights that nobody trained, for measurements: no checkpoint is read, and checkpoint() is empty.
+  // `check` is asked before each tensor.
+  static Result<std::unique_ptr<Transformer>> Random(ModelConfig config, Backend& backend, DType compute,
+                                                     std::uint64_t seed, const std::function<Status()>& check);
 
   const ModelConfig& config() const { return config_; }
   const SafeTensors& checkpoint() const { return checkpoint_; }
   DType compute() const { return compute_; }
   DType kv_type() const { return backend_.WorkingType(compute_); }  // in which contexts lie in memory
-  const RopeTable& rope() const { return rope_; }
+  const RopeTable& rope() const { return rope_.table(); }
   Backend& backend() { return backend_; }
 
   struct PassOptions {
@@ -75,7 +82,6 @@ class Transformer {
   }
   // hidden += x * weight^T.
   Status AddProduct(const Tensor& x, const Tensor& weight, const Tensor& hidden);
-  Status BuildRope();
   Status RunLayer(int layer, std::int64_t num_tokens, bool keys_only, LayerAttention& attention);
   Status RunFfn(const LayerWeights& weights, std::int64_t num_tokens);
   Status RunFfnRows(const LayerWeights& weights, const Tensor& hidden);
@@ -88,9 +94,9 @@ class Transformer {
   DType compute_;
   bool decode_ = false;  // of the running pass, as the next
   DType query_type_ = DType::kF32;
+  std::unique_ptr<RandomTensors> random_memory_;  // of Random
   Weights weights_;
-  Buffer rope_cos_, rope_sin_;
-  RopeTable rope_;
+  RopeMemory rope_;
   // Activations: hidden, f32, and normed [T, M], q and attended [T, H * D], k and v [T, Hk * D], gate and up [rows of a
   // slice, F]. What products alone read and write is of the backend's WorkingType.
   ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;

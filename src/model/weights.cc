@@ -8,16 +8,15 @@
 namespace unfold {
 namespace {
 
-// Gives names to roles, and remembers which names were taken. Not thread-safe; one per checkpoint.
-class Binder {
+// Remembers which names were taken. Not thread-safe; one per checkpoint.
+class CheckpointSource : public WeightSource {
  public:
-  Binder(const SafeTensors& checkpoint, Backend& backend) : checkpoint_(checkpoint), backend_(backend) {}
+  CheckpointSource(const SafeTensors& checkpoint, Backend& backend) : checkpoint_(checkpoint), backend_(backend) {}
 
-  Status operator()(Tensor& target, const std::string& name, std::initializer_list<std::int64_t> shape) {
+  Result<Tensor> Take(const std::string& name, std::initializer_list<std::int64_t> shape) override {
     UNFOLD_TRY_ASSIGN(const Tensor host, checkpoint_.Get(name, shape));
-    UNFOLD_TRY_ASSIGN(target, backend_.ImportWeights(host));
     taken_.insert(name);
-    return Status::Ok();
+    return backend_.ImportWeights(host);
   }
 
   // A tensor that nothing took would change the model if it were computed. Old checkpoints also carry the rotary
@@ -36,6 +35,20 @@ class Binder {
   const SafeTensors& checkpoint_;
   Backend& backend_;
   std::set<std::string> taken_;
+};
+
+// Gives names to roles.
+class Binder {
+ public:
+  explicit Binder(WeightSource& source) : source_(source) {}
+
+  Status operator()(Tensor& target, const std::string& name, std::initializer_list<std::int64_t> shape) {
+    UNFOLD_TRY_ASSIGN(target, source_.Take(name, shape));
+    return Status::Ok();
+  }
+
+ private:
+  WeightSource& source_;
 };
 
 Status BindAttention(Binder& bind, const ModelConfig& config, const std::string& prefix, LayerWeights& layer) {
@@ -69,8 +82,8 @@ Status BindLayer(Binder& bind, const ModelConfig& config, const std::string& pre
 
 }  // namespace
 
-Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& config, Backend& backend) {
-  Binder bind(checkpoint, backend);
+Result<Weights> BindWeights(WeightSource& source, const ModelConfig& config) {
+  Binder bind(source);
   Weights weights;
   UNFOLD_TRY(bind(weights.embedding, "model.embed_tokens.weight", {config.vocab_size, config.model_dim}));
   weights.layers.resize(config.num_layers);
@@ -83,7 +96,13 @@ Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& co
   } else {
     UNFOLD_TRY(bind(weights.output, "lm_head.weight", {config.vocab_size, config.model_dim}));
   }
-  UNFOLD_TRY(bind.CheckAllTaken(config));
+  return weights;
+}
+
+Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& config, Backend& backend) {
+  CheckpointSource source(checkpoint, backend);
+  UNFOLD_TRY_ASSIGN(Weights weights, BindWeights(source, config));
+  UNFOLD_TRY(source.CheckAllTaken(config));
   return weights;
 }
 

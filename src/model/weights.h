@@ -3,6 +3,8 @@
 #ifndef UNFOLD_MODEL_WEIGHTS_H_
 #define UNFOLD_MODEL_WEIGHTS_H_
 
+#include <initializer_list>
+#include <string>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -32,9 +34,19 @@ struct Weights {
   Tensor output;      // [V, M]; the embedding when tied
 };
 
-// Binds names to roles and checks every shape. InvalidArgument also for a tensor that no role takes: what is not
-// computed is not left out in silence. `checkpoint` and `backend` must outlive the
-// tensors.
+// Where weights come from, by their names in a checkpoint.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // A tensor of `shape` on the backend.
+  virtual Result<Tensor> Take(const std::string& name, std::initializer_list<std::int64_t> shape) = 0;
+};
+
+// Takes what `config` needs, each from its name to its role.
+Result<Weights> BindWeights(WeightSource& source, const ModelConfig& config);
+
+// Likewise from a checkpoint, which has the shapes. InvalidArgument also for a tensor that no role takes: what is not
+// computed is not left out in silence. `checkpoint` and `backend` must outlive the tensors.
 Result<Weights> BindWeights(const SafeTensors& checkpoint, const ModelConfig& config, Backend& backend);
 
 }  // namespace unfold

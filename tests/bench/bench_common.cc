@@ -102,38 +102,17 @@ Json BeginLine(const std::string& name, const Flags& flags) {
 }
 
 ReadBandwidth::ReadBandwidth(int threads)
-    : threads_(NumThreads(threads)),
-      backend_(MakeCpuBackend(1)),
-      memory_(Must(backend_->Allocate(kBytes))),
-      array_(static_cast<std::uint64_t*>(memory_.data())) {
-  std::iota(array_, array_ + kBytes / sizeof(std::uint64_t), std::uint64_t{1});
-}
-
-// Eight cache lines a step, fetched a page ahead: the hardware's own prefetch alone is slower here.
-std::uint64_t ReadBandwidth::PassOver(const std::uint64_t* begin, std::size_t words) const {
-  constexpr std::size_t kStep = 64, kAhead = 512;
-  std::uint64_t sums[8] = {};
-  for (std::size_t i = 0; i + kStep <= words; i += kStep) {
-    for (std::size_t line = 0; line < kStep; line += 8) __builtin_prefetch(begin + i + kAhead + line, 0, 2);
-    for (std::size_t j = 0; j < kStep; j += 8) {
-      for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += begin[i + j + lane];
-    }
-  }
-  return std::accumulate(sums, sums + 8, std::uint64_t{0});
+    : backend_(MakeCpuBackend(NumThreads(threads))), memory_(Must(backend_->Allocate(kBytes))) {
+  auto* words = static_cast<std::int32_t*>(memory_.data());
+  std::iota(words, words + kBytes / sizeof *words, std::int32_t{1});
 }
 
 double ReadBandwidth::BytesPerSecond() {
-  const std::size_t words = kBytes / sizeof(std::uint64_t) / static_cast<std::size_t>(threads_);
-  std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads_));
-  std::vector<std::thread> others;
+  std::int32_t result = 0;
+  const Tensor words = memory_.View(DType::kInt32, {kBytes / sizeof result});
   const double begin = SecondsNow();
-  const auto pass = [&](std::size_t t) { sums[t] = PassOver(array_ + t * words, words); };
-  for (std::size_t t = 1; t < sums.size(); ++t) others.emplace_back(pass, t);
-  pass(0);
-  for (std::thread& other : others) other.join();
-  const double seconds = SecondsNow() - begin;
-  sum_ = std::accumulate(sums.begin(), sums.end(), sum_);
-  return static_cast<double>(words * sizeof(std::uint64_t) * sums.size()) / seconds;
+  Require(backend_->XorWords({.words = words, .out = Tensor(&result, DType::kInt32, {1})}));
+  return static_cast<double>(kBytes) / (SecondsNow() - begin);
 }
 
 }  // namespace unfold::bench

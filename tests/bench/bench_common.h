@@ -63,14 +63,10 @@ class ReadBandwidth {
   double BytesPerSecond();  // of one pass
 
  private:
-  static constexpr std::size_t kBytes = std::size_t{384} << 20;  // far more than a last-level cache
-  std::uint64_t PassOver(const std::uint64_t* begin, std::size_t words) const;
+  static constexpr std::int64_t kBytes = std::int64_t{384} << 20;  // far more than a last-level cache
 
-  int threads_;
-  std::unique_ptr<Backend> backend_;  // for its memory, in the pages that weights have
+  std::unique_ptr<Backend> backend_;
   Buffer memory_;
-  std::uint64_t* array_ = nullptr;
-  std::uint64_t sum_ = 0;  // of all passes: what was read is used
 };
 
 }  // namespace unfold::bench

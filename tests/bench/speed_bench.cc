@@ -16,6 +16,7 @@
 
 #include "bench_common.h"
 #include "model/config.h"
+#include "model/cost.h"
 #include "unfold/engine.h"
 
 namespace unfold::bench {
@@ -25,22 +26,6 @@ constexpr int kContextTokens = 512;
 constexpr int kAnswerSteps = 32;
 constexpr std::uint64_t kEncodeTokens = 6000;
 constexpr std::string_view kQuestion = "who became a leader of the indian national congress";
-
-struct ModelCost {
-  double weight_bytes = 0;  // read by one decoded token
-  double row_flops = 0;     // of the products of one encoded row
-};
-
-// Weights at two bytes a value, as gist-mini stores them.
-ModelCost CostOf(const ModelConfig& config) {
-  const double model = config.model_dim, ffn = config.ffn_dim;
-  const double query = config.heads * config.head_dim, kv = config.kv_heads * config.head_dim;
-  const double layer = model * (2 * query + 2 * kv + 3 * ffn);
-  ModelCost cost;
-  cost.weight_bytes = 2 * (config.num_layers * (layer + 2 * model) + config.vocab_size * model + model);
-  cost.row_flops = 2 * ((config.num_layers - 1) * layer + 2 * kv * model);
-  return cost;
-}
 
 // The texts of a folder in the order of their paths, until they have about `num_tokens` tokens.
 std::vector<DocumentInput> Documents(const std::string& folder, std::uint64_t num_tokens) {
@@ -115,7 +100,7 @@ class SpeedBench {
     const Answer dense = Ask(*context_engine_, AnswerMode::kDense);
     const double step = dense.timings.decode_ms * 1e-3 / kAnswerSteps;
     dense_.Add(step);
-    bandwidth_share_.Add(cost_.weight_bytes / step / bandwidth);
+    bandwidth_share_.Add(cost_.decode_bytes / step / bandwidth);
     context_tokens_ = static_cast<double>(dense.usage.prompt_tokens) + kAnswerSteps / 2.0;
     const auto computed = static_cast<double>(dense.usage.prompt_tokens - dense.usage.cached_tokens);
     prefill_.Add((dense.timings.place_ms + dense.timings.prefill_ms) * 1e-3 / computed);
@@ -174,8 +159,8 @@ class SpeedBench {
     Json decode = BeginLine("decode", flags_);
     decode["mode"] = "dense";
     decode["context_tokens"] = context_tokens_;
-    decode["weight_bytes_a_token"] = cost_.weight_bytes;
-    decode["floor_ms_a_token"] = cost_.weight_bytes / reads_.Median() * 1e3;
+    decode["weight_bytes_a_token"] = cost_.decode_bytes;
+    decode["floor_ms_a_token"] = cost_.decode_bytes / reads_.Median() * 1e3;
     dense_.Write("ms_a_token", 1e3, decode);
     bandwidth_share_.Write("share_of_read_bandwidth", 1, decode);
     decode["tokens_s"] = 1 / dense_.Median();
@@ -200,7 +185,7 @@ class SpeedBench {
     Print(prefill);
 
     Json encode = BeginLine("encode", flags_);
-    const double flops = cost_.row_flops * rows_per_token_;
+    const double flops = cost_.encode_row_flops * rows_per_token_;
     encode["formula"] = "2 * weights of all products a row passes * rows (raw tokens and gists) / encode seconds";
     encode["flops_a_raw_token"] = flops;
     encode_.Write("us_a_token", 1e6, encode);

@@ -30,7 +30,7 @@ expect_file share/doc/unfold/README.md
 names="$(nm --dynamic --defined-only --demangle "$library" | cut -d' ' -f3-)"
 grep -q '^unfold::Engine::Open' <<<"$names" || fail "Engine::Open is not exported"
 grep -q '^unfold::Status::ToString' <<<"$names" || fail "Status::ToString is not exported"
-if grep -vE '^(unfold::(Engine::Open|Status::ToString|StatusCodeName|DTypeName)\b|typeinfo (name )?for unfold::Engine$|unfold_[a-z_]+$)' \
+if grep -vE '^(unfold::(Engine::Open|RunBench|Status::ToString|StatusCodeName|DTypeName)\b|typeinfo (name )?for unfold::Engine$|unfold_[a-z_]+$)' \
   <<<"$names"; then
   fail "the names above are exported"
 fi

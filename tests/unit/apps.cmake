@@ -1,5 +1,9 @@
 # Tests of the program: its parts, and the program itself as a process.
 unfold_test(NAME cli_test LABEL unit SOURCES unit/cli_test.cc unit/cli_walker_test.cc LIBS unfold_cli)
-unfold_test(NAME cli_process_test LABEL unit TIMEOUT 600
-            SOURCES unit/cli_process_test.cc unit/cli_ingest_test.cc unit/process.cc LIBS unfold_cli)
-add_dependencies(cli_process_test unfold)
+unfold_test(NAME bench_cli_test LABEL unit TIMEOUT 300 SOURCES unit/bench_cli_test.cc unit/process.cc LIBS unfold_cli)
+add_dependencies(bench_cli_test unfold)
+if(UNFOLD_WITH_STORE)
+  unfold_test(NAME cli_process_test LABEL unit TIMEOUT 600
+              SOURCES unit/cli_process_test.cc unit/cli_ingest_test.cc unit/process.cc LIBS unfold_cli)
+  add_dependencies(cli_process_test unfold)
+endif()

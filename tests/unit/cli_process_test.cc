@@ -16,7 +16,7 @@ namespace unfold::cli_testing {
 namespace {
 
 TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
-  for (const char* command : {"ingest", "ask", "list", "remove", "inspect", "verify", "eval"}) {
+  for (const char* command : {"ingest", "ask", "list", "remove", "inspect", "verify", "eval", "bench"}) {
     const ProcessResult result = Run({command, "--help"});
     EXPECT_EQ(result.exit_code, 0) << command;
     EXPECT_TRUE(Holds(result.out, std::string("Usage: unfold ") + command)) << result.out;

@@ -203,6 +203,10 @@ class OnDevice final : public Backend {
     UNFOLD_TRY(device_->RouteScores(all));
     return mirror.BringBack();
   }
+  Status DoXorWords(const XorWordsArgs& args) override {
+    return Call(&Backend::XorWords, args,
+                [](XorWordsArgs& a, Mirrors& mirror) { a.words = mirror(a.words), a.out = mirror(a.out); });
+  }
 
   std::unique_ptr<Backend> device_;
   int calls_ = 0;

@@ -387,6 +387,23 @@ TEST_P(OpSuite, UnfoldToBf16) {
   }
 }
 
+TEST_P(OpSuite, XorWordsReadsEveryWord) {
+  Random random(60);
+  for (const std::int64_t count : {0, 1, 3, 127, 128, 129, 4099, 2'500'001}) {
+    Guarded words = random.Make(DType::kF32, {count});  // any bits
+    const Tensor bits((*words).data, DType::kInt32, {count});
+    const Guarded out(DType::kInt32, {1}), ref_out(DType::kInt32, {1});
+    ASSERT_TRUE(Succeeds(backend_->XorWords({bits, out})));
+    ASSERT_TRUE(Succeeds(ref_->XorWords({bits, ref_out})));
+    ASSERT_TRUE(out.Intact() && SameBits(ref_out, out)) << count;
+    if (count == 0) continue;
+    // The last word counts.
+    words.f32()[count - 1] += 1;
+    ASSERT_TRUE(Succeeds(backend_->XorWords({bits, out})));
+    ASSERT_FALSE(SameBits(ref_out, out)) << count;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, OpSuite, ::testing::ValuesIn(Candidates()),
                          [](const auto& info) { return info.param.name; });
 

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/bench_context.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+namespace unfold {
+namespace {
+
+constexpr std::int64_t kDocumentTokens = 2048;
+constexpr double kCopiesBytes = 256 << 20;  // all copies together have about as many, if the most allows it
+constexpr double kMostCopies = 64;
+
+// Children of the gists that stand above `below`: as many as a section has, and what is left at a document's end.
+BenchTables::Level LevelAbove(const BenchTables::Level& below, std::int32_t section_size) {
+  BenchTables::Level level;
+  level.segment.push_back(0);
+  level.child.push_back(0);
+  for (std::size_t j = 0; j + 1 < below.segment.size(); ++j) {
+    for (std::int32_t begin = below.segment[j]; begin < below.segment[j + 1]; begin += section_size) {
+      level.child.push_back(std::min(begin + section_size, below.segment[j + 1]));
+    }
+    level.segment.push_back(static_cast<std::int32_t>(level.child.size()) - 1);
+  }
+  return level;
+}
+
+std::vector<std::int32_t> Shuffled(std::int64_t count, std::uint64_t seed) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
+  return order;
+}
+
+}  // namespace
+
+std::int64_t BenchTables::num_gists() const {
+  std::int64_t gists = 0;
+  for (const Level& level : levels) gists += level.size();
+  return gists;
+}
+
+Status BenchContext::MakeTables(BenchRun& run) {
+  BenchTables& tables = tables_;
+  BenchTables::Level chunks;
+  chunks.segment.push_back(0);
+  while (tables.num_tokens < run.options().context_tokens) {
+    UNFOLD_TRY(run.Check("cut documents into chunks"));
+    const std::int64_t tokens = std::min(kDocumentTokens, run.options().context_tokens - tables.num_tokens);
+    if (!run.options().full_attention) {
+      const GistSequence document = run.RandomDocument(tokens);
+      tables.chunk_tokens.insert(tables.chunk_tokens.end(), document.chunk_tokens.begin(), document.chunk_tokens.end());
+    }
+    chunks.segment.push_back(static_cast<std::int32_t>(tables.chunk_tokens.size()));
+    tables.num_tokens += tokens;
+    ++tables.num_documents;
+  }
+  tables.levels.push_back(std::move(chunks));
+  for (int level = 1; level < run.options().num_levels; ++level) {
+    tables.levels.push_back(LevelAbove(tables.levels.back(), run.options().section_size));
+  }
+  return Status::Ok();
+}
+
+// Tables, sinks and pages.
+Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
+  RandomTensors& memory = run.memory();
+  const std::int64_t kv_heads = run.shape().kv_heads, dim = run.shape().head_dim;
+  std::vector<std::int32_t> offset, sink = {0};
+  for (std::int64_t j = 0; j < tables_.num_documents; ++j) {
+    const std::int64_t begin = j * kDocumentTokens, tokens = std::min(kDocumentTokens, tables_.num_tokens - begin);
+    const std::int64_t sinks =
+        run.options().full_attention ? tokens : std::min<std::int64_t>(tokens, run.rules().sink_size);
+    offset.push_back(static_cast<std::int32_t>(begin));
+    sink.push_back(sink.back() + static_cast<std::int32_t>(sinks));
+  }
+  UNFOLD_TRY_ASSIGN(view.segment_offset, memory.Ints(offset));
+  UNFOLD_TRY_ASSIGN(view.segment_sink, memory.Ints(sink));
+  view.num_levels = static_cast<int>(tables_.levels.size());
+  for (int n = 0; n < view.num_levels; ++n) {
+    UNFOLD_TRY_ASSIGN(view.gists[n].segment, memory.Ints(tables_.levels[n].segment));
+    if (n == 0) continue;
+    UNFOLD_TRY_ASSIGN(view.gists[n].child, memory.Ints(tables_.levels[n].child));
+  }
+  const std::int64_t chunks = tables_.num_chunks();
+  UNFOLD_TRY_ASSIGN(view.chunk_page, memory.Ints(Shuffled(chunks, run.options().seed)));
+  UNFOLD_TRY_ASSIGN(view.chunk_tokens, memory.Ints(tables_.chunk_tokens));
+  const std::int64_t page_tokens = run.rules().max_chunk_tokens();
+  UNFOLD_TRY_ASSIGN(view.page_k, memory.Normal(kContextType, {chunks, kv_heads, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(view.page_v, memory.Normal(kContextType, {chunks, kv_heads, page_tokens, dim}, 1));
+  return Status::Ok();
+}
+
+// How many copies there are; asks for the memory of all of it.
+Result<int> BenchContext::NumCopies(const BenchRun& run) const {
+  const double row_bytes = 2.0 * run.shape().kv_heads * run.shape().head_dim * DTypeBytes(kContextType);
+  const double copy_bytes = static_cast<double>(tables_.num_sinks + tables_.num_gists()) * row_bytes;
+  const double page_bytes = static_cast<double>(tables_.num_chunks() * run.rules().max_chunk_tokens()) * row_bytes;
+  const double copies = std::clamp(std::ceil(kCopiesBytes / copy_bytes), 1.0, kMostCopies);
+  UNFOLD_TRY(run.NeedMemory(page_bytes + copies * copy_bytes));
+  return static_cast<int>(copies);
+}
+
+Status BenchContext::MakeCopies(BenchRun& run, const ContextView& shared, int copies) {
+  RandomTensors& memory = run.memory();
+  const std::int64_t kv_heads = run.shape().kv_heads, dim = run.shape().head_dim;
+  for (int copy = 0; copy < copies; ++copy) {
+    UNFOLD_TRY(run.Check("make keys and values"));
+    ContextView view = shared;
+    UNFOLD_TRY_ASSIGN(view.sink_k, memory.Normal(kContextType, {kv_heads, tables_.num_sinks, dim}, 1));
+    UNFOLD_TRY_ASSIGN(view.sink_v, memory.Normal(kContextType, {kv_heads, tables_.num_sinks, dim}, 1));
+    for (int n = 0; n < view.num_levels; ++n) {
+      const std::int64_t gists = tables_.levels[n].size();
+      UNFOLD_TRY_ASSIGN(view.gists[n].k, memory.Normal(kContextType, {kv_heads, gists, dim}, 1));
+      UNFOLD_TRY_ASSIGN(view.gists[n].v, memory.Normal(kContextType, {kv_heads, gists, dim}, 1));
+    }
+    copies_.push_back(view);
+  }
+  return Status::Ok();
+}
+
+Result<BenchContext> BenchContext::Make(BenchRun& run) {
+  BenchContext context;
+  UNFOLD_TRY(context.MakeTables(run));
+  BenchTables& tables = context.tables_;
+  const std::int64_t last = tables.num_tokens - (tables.num_documents - 1) * kDocumentTokens;
+  const std::int64_t sinks = run.rules().sink_size;
+  tables.num_sinks =
+      run.options().full_attention ? tables.num_tokens : (tables.num_documents - 1) * sinks + std::min(last, sinks);
+  UNFOLD_TRY_ASSIGN(const int copies, context.NumCopies(run));
+  ContextView shared;
+  UNFOLD_TRY(context.MakeShared(run, shared));
+  UNFOLD_TRY(context.MakeCopies(run, shared, copies));
+  return context;
+}
+
+}  // namespace unfold

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// unfold bench as users run it: every figure is there and plausible, seeds decide, wrong wishes are refused in words.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/unit/cli_fixture.h"
+
+namespace unfold::cli_testing {
+namespace {
+
+// Runs `unfold bench ARGS` and checks what every line has. By figure.
+std::map<std::string, Json> Figures(const ProcessResult& result) {
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  std::map<std::string, Json> figures;
+  for (const Json& line : Lines(result.out)) {
+    const std::string text = line.dump();
+    for (const char* field : {"bench", "what", "backend", "shape"}) {
+      EXPECT_FALSE(line.value(field, "").empty()) << field << " of " << text;
+    }
+    for (const char* field : {"p10_ms", "bytes", "read_bytes_per_s", "floor_ms", "share", "runs_a_sample"}) {
+      EXPECT_GT(line.value(field, 0.0), 0) << field << " of " << text;
+    }
+    EXPECT_LE(line["p10_ms"], line["median_ms"]) << text;
+    EXPECT_LE(line["median_ms"], line["p90_ms"]) << text;
+    const double floor_ms = line["bytes"].get<double>() / line["read_bytes_per_s"].get<double>() * 1e3;
+    EXPECT_NEAR(line["floor_ms"].get<double>() / floor_ms, 1, 1e-6) << text;
+    EXPECT_NEAR(line["share"].get<double>() * line["median_ms"].get<double>() / floor_ms, 1, 1e-6) << text;
+    EXPECT_EQ(line["seed"], 5) << text;
+    EXPECT_EQ(line["repeats"], 3) << text;
+    EXPECT_TRUE(figures.emplace(line["what"], line).second) << "twice: " << text;
+  }
+  return figures;
+}
+
+class BenchCli : public Cli {
+ protected:
+  ProcessResult Bench(Args args) {
+    args.insert(args.begin(), "bench");
+    return Run(args);
+  }
+  std::map<std::string, Json> Measure(Args args) {
+    const Args more = {"--seed", "5", "--repeats", "3"};
+    args.insert(args.end(), more.begin(), more.end());
+    return Figures(Bench(args));
+  }
+};
+
+TEST_F(BenchCli, Route) {
+  auto figures = Measure({"route", "--shape", "gist-mini", "--chunks", "20000"});
+  ASSERT_EQ(figures.size(), 1U);
+  const Json& route = figures["route"];
+  EXPECT_EQ(route["backend"], "cpu");
+  EXPECT_EQ(route["chunks"], 20000);
+  EXPECT_EQ(route["bytes"], 16 * 20000 * 64 * 2);
+  EXPECT_EQ(route["flops"], 2.0 * 16 * 20000 * 64 * 32);
+  EXPECT_GE(route["parts"], 20000 / 300);
+  EXPECT_LE(route["parts"], 20000 / 100 + 1);
+}
+
+TEST_F(BenchCli, Encode) {
+  auto figures = Measure({"encode", "--shape", "gist-mini", "--context", "300", "--batch", "2", "--levels", "2"});
+  ASSERT_EQ(figures.size(), 2U);
+  for (const char* what : {"encode", "encode_pass"}) {
+    const Json& figure = figures[what];
+    EXPECT_EQ(figure["raw_tokens"], 600);
+    EXPECT_GT(figure["chunks"], 600 / 12);
+    EXPECT_LT(figure["chunks"], 600 / 8 + 2);
+    // A gist for each chunk, and one for each four, or what is left at a document's end.
+    EXPECT_GE(figure["rows"], 600 + figure["chunks"].get<double>() * 1.25);
+    EXPECT_LT(figure["rows"], 600 + figure["chunks"].get<double>() * 1.25 + 2);
+    const double tokens = 600 / figure["median_ms"].get<double>() * 1e3;
+    EXPECT_NEAR(figure["raw_tokens_per_s"].get<double>() / tokens, 1, 1e-6);
+    EXPECT_GT(figure["share_of_product_flops"], 0);
+    EXPECT_LT(figure["share_of_product_flops"], 2);
+  }
+  // The KV of 8 layers, bf16, on top of the weights.
+  EXPECT_EQ(figures["encode"]["bytes"].get<double>() - figures["encode_pass"]["bytes"].get<double>(),
+            figures["encode"]["rows"].get<double>() * 8 * 2 * 4 * 64 * 2);
+}
+
+TEST_F(BenchCli, LayerCountsItsChoice) {
+  const Args args = {"layer", "--shape", "gist-mini", "--context", "5000"};
+  auto figures = Measure(args);
+  ASSERT_EQ(figures.size(), 4U);
+  const Json& layer = figures["layer"];
+  const double chunks = layer["chunks"], chosen = layer["chosen_chunks_a_kv_head"], top_k = layer["top_k"];
+  EXPECT_EQ(layer["documents"], 3);
+  EXPECT_GT(layer["mean_chunk_tokens"], 8);
+  EXPECT_LT(layer["mean_chunk_tokens"], 9);
+  EXPECT_EQ(layer["compression"], 8);
+  EXPECT_EQ(layer["scored_gists_a_kv_head"], chunks);
+  EXPECT_GE(chosen, top_k);
+  EXPECT_LE(chosen, 2 * top_k);  // two query heads share a key/value head
+  EXPECT_EQ(layer["chosen_gists_a_kv_head"], chosen);
+  EXPECT_GT(layer["chosen_raw_tokens_a_kv_head"], 8 * chosen * 0.9);
+  EXPECT_LE(layer["chosen_raw_tokens_a_kv_head"], 12 * chosen);
+  const double row = 4 * 64 * sizeof(float);  // of four heads
+  const double attended = chosen + layer["chosen_raw_tokens_a_kv_head"].get<double>() + 3 * 3 + 64;
+  EXPECT_NEAR(figures["score"]["bytes"], chunks * row, 1);
+  EXPECT_NEAR(figures["attend"]["bytes"], 2 * attended * row, 1);
+  EXPECT_NEAR(layer["bytes"].get<double>(), (chunks + 2 * attended) * row, 1);
+  // The seed decides what is chosen.
+  auto again = Measure(args);
+  for (const char* count : {"chunks", "chosen_chunks_a_kv_head", "chosen_raw_tokens_a_kv_head"}) {
+    EXPECT_EQ(again["layer"][count], layer[count]) << count;
+  }
+  const auto other = Lines(Bench({"layer", "--shape", "gist-mini", "--context", "5000", "--repeats", "1"}).out);
+  ASSERT_FALSE(other.empty());
+  EXPECT_NE(other[0]["chosen_raw_tokens_a_kv_head"], layer["chosen_raw_tokens_a_kv_head"]);
+}
+
+TEST_F(BenchCli, LayerCoarseToFineAndDense) {
+  auto two = Measure({"layer", "--shape", "gist-mini", "--context", "16000", "--levels", "2", "--compression", "16"});
+  ASSERT_EQ(two.size(), 4U);
+  EXPECT_EQ(two["layer"]["compression"], 16);
+  EXPECT_LT(two["layer"]["scored_gists_a_kv_head"], two["layer"]["chunks"]);
+  EXPECT_GT(two["layer"]["chosen_gists_a_kv_head"], two["layer"]["chosen_chunks_a_kv_head"]);
+  auto dense = Measure({"layer", "--shape", "gist-mini", "--context", "16000", "--full-attention"});
+  ASSERT_EQ(dense.size(), 1U);
+  EXPECT_EQ(dense["layer"]["bytes"], (16000 + 64) * 2 * 4 * 64 * 4);
+  EXPECT_EQ(dense["layer"]["full_attention"], true);
+}
+
+TEST_F(BenchCli, ShapesFromAFileAndTheReferenceBackend) {
+  auto figures =
+      Measure({"layer", "--shape", std::string(kModel) + "/config.json", "--context", "200", "--backend", "ref"});
+  EXPECT_EQ(figures["layer"]["backend"], "ref");
+  EXPECT_EQ(figures["layer"]["context_tokens"], 200);
+}
+
+TEST_F(BenchCli, RefusesInWords) {
+  const std::vector<std::tuple<Args, int, std::string>> cases = {
+      {{}, 2, "subcommand"},
+      {{"nope"}, 2, "subcommand"},
+      {{"layer", "--levels", "3"}, 2, "--levels"},
+      {{"layer", "--compression", "-1"}, 2, "--compression"},
+      {{"layer", "--batch", "2"}, 2, "--batch"},
+      {{"route", "--full-attention"}, 2, "--full-attention"},
+      {{"encode", "--compute", "f16"}, 2, "--compute"},
+      {{"encode", "--backend", "tpu"}, 2, "--backend"},
+      {{"layer", "--shape", "gpt-9"}, 1, "qwen2-7b"},
+      {{"layer", "--shape", At("config.json")}, 1, "config.json"},
+      {{"layer", "--chunk", "5000"}, 1, "chunk_size is 5000"},
+      {{"layer", "--section", "1", "--levels", "2"}, 1, "section_size is 1"},
+      {{"route", "--chunks", "4000000000"}, 1, "this needs 16384.0 GB"},
+      {{"encode", "--shape", "qwen2-7b", "--context", "100000", "--batch", "4096"}, 1, "are free"},
+  };
+  for (const auto& [args, code, words] : cases) {
+    const ProcessResult result = Bench(args);
+    EXPECT_EQ(result.exit_code, code) << words << ": " << result.err;
+    EXPECT_TRUE(Holds(result.err, words)) << words << ": " << result.err;
+    EXPECT_EQ(result.out, "") << words;
+  }
+}
+
+}  // namespace
+}  // namespace unfold::cli_testing
