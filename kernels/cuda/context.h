@@ -88,7 +88,9 @@ class CudaContext {
   // A new call's place for bad values.
   FaultSink NextCall() { return {notes_, ++calls_}; }
   // Waits for the stream; the first bad value since the last time, or the device's error.
-  Status Settle();
+  Status Settle() { return Settle(stream_); }
+  // Waits for another stream alone: what its work waited for has noted its bad values.
+  Status Settle(cudaStream_t stream);
   // What `error` means, ok for cudaSuccess; remembers errors that end the context.
   Status Explain(cudaError_t error, std::string_view what);
   // The state after kernels were launched.
