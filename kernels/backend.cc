@@ -143,6 +143,16 @@ Result<std::unique_ptr<Recording>> Backend::Record(std::function<Status()> work)
   return Result<std::unique_ptr<Recording>>(std::make_unique<CalledAgain>(std::move(work)));
 }
 
+Status Backend::StartDownload(void* host, const Tensor& device, DType type) {
+  ArgCheck check("StartDownload");
+  check.That(device.dtype == DType::kF32, "device", "must be f32");
+  check.That(device.size() == 0 || device.data != nullptr, "device", "has no memory");
+  check.That(device.size() == 0 || host != nullptr, "host", "has no memory");
+  check.That(type == DType::kF32 || type == DType::kBF16, "type", "must be f32 or bf16");
+  if (!check.ok() || device.size() == 0) return check.status();
+  return DoStartDownload(host, device, type);
+}
+
 Status Backend::Embed(const EmbedArgs& args) {
   ArgCheck check("Embed");
   check.Shape("table", args.table, ArgCheck::kWeight, {kAny, kAny}).Shape("ids", args.ids, kInt32, {kAny});

@@ -248,8 +248,8 @@ class Backend {
   // The type in which activations and KV should lie for products of `compute`: f32, or bf16 where that is faster and
   // rounds no more than the products do.
   virtual DType WorkingType(DType /*compute*/) const { return DType::kF32; }
-  // Rows of a pass to run through a feed-forward network at once: so many that the work is wide, and so few that what
-  // lies between its products stays in caches or takes a small part of the memory.
+  // The most rows of a pass to run through a feed-forward network at once: enough to keep the machine busy, and few
+  // enough that what lies between its products stays in caches or takes a small part of the memory.
   virtual std::int64_t FeedForwardRows() const { return 1024; }
 
   // Device memory, not initialised. ResourceExhausted with what was asked.
@@ -257,6 +257,13 @@ class Backend {
   // Host to device and back; complete on return.
   virtual Status Upload(const Tensor& device, const void* host) = 0;
   virtual Status Download(void* host, const Tensor& device) = 0;
+  // Host memory for downloads that run beside later work. ResourceExhausted with what was asked.
+  virtual Result<Buffer> AllocateHost(std::size_t bytes) = 0;
+  // Starts to bring `device`, f32, to `host`, inside memory of AllocateHost, as f32 or as bf16 (to nearest, ties to
+  // even). `device` may be overwritten at once; `host` is there after the next FinishDownloads.
+  Status StartDownload(void* host, const Tensor& device, DType type);
+  // Waits for all downloads that were started, and for no work that was given after them.
+  virtual Status FinishDownloads() = 0;
   // A tensor for weights that lie in host memory (a mapped file), valid while the backend and that memory live: `ref`
   // returns the view itself, `cpu` a copy in large pages.
   virtual Result<Tensor> ImportWeights(const Tensor& host) = 0;
@@ -283,6 +290,7 @@ class Backend {
   Status XorWords(const XorWordsArgs& args);
 
  private:
+  virtual Status DoStartDownload(void* host, const Tensor& device, DType type) = 0;
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
   virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;
   static Status CheckMatMul(const MatMulArgs& args);

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <string>
 
+#include "base/float16.h"
 #include "kernels/arg_check.h"
 
 namespace unfold {
@@ -50,6 +51,14 @@ Status HostBackend::Download(void* host, const Tensor& device) {
   if (device.bytes() == 0) return Status::Ok();
   if (device.data == nullptr || host == nullptr) return Status::InvalidArgument("Download: no memory");
   std::memcpy(host, device.data, device.bytes());
+  return Status::Ok();
+}
+
+Status HostBackend::DoStartDownload(void* host, const Tensor& device, DType type) {
+  if (type == DType::kF32) return Download(host, device);
+  const auto* from = device.as<float>();
+  auto* to = static_cast<std::uint16_t*>(host);
+  for (std::int64_t i = 0; i < device.size(); ++i) to[i] = F32ToBF16(from[i]);
   return Status::Ok();
 }
 

@@ -18,7 +18,12 @@ class HostBackend : public Backend {
   Result<Buffer> Allocate(std::size_t bytes) override;
   Status Upload(const Tensor& device, const void* host) override;
   Status Download(void* host, const Tensor& device) override;
+  Result<Buffer> AllocateHost(std::size_t bytes) override { return Allocate(bytes); }
+  Status FinishDownloads() override { return Status::Ok(); }  // StartDownload does it all
   Result<Tensor> ImportWeights(const Tensor& host) override;
+
+ private:
+  Status DoStartDownload(void* host, const Tensor& device, DType type) override;
 };
 
 // Each value of `indices` is in [0, limit).

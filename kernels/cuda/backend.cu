@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/downloads.h"
 #include "kernels/cuda/prefill.cuh"
 #include "kernels/cuda/products.h"
 
@@ -22,7 +23,8 @@ class RecordedGraph final : public Recording {
 CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context)
     : context_(std::move(context)),
       tensor_cores_(std::make_unique<TensorCoreProducts>(*context_)),
-      prefill_plan_(std::make_unique<DevicePrefillPlan>(*context_)) {}
+      prefill_plan_(std::make_unique<DevicePrefillPlan>(*context_)),
+      downloads_(std::make_unique<Downloads>(*context_)) {}
 
 CudaBackend::~CudaBackend() = default;
 
@@ -39,6 +41,14 @@ Status CudaBackend::Download(void* host, const Tensor& device) {
   if (device.data == nullptr || host == nullptr) return Status::InvalidArgument("Download: no memory");
   return context_->CopyOut(host, device.data, device.bytes());
 }
+
+Result<Buffer> CudaBackend::AllocateHost(std::size_t bytes) { return downloads_->AllocateHost(bytes); }
+
+Status CudaBackend::DoStartDownload(void* host, const Tensor& device, DType type) {
+  return downloads_->Start(host, device, type);
+}
+
+Status CudaBackend::FinishDownloads() { return downloads_->Finish(); }
 
 Result<Tensor> CudaBackend::ImportWeights(const Tensor& host) {
   UNFOLD_TRY_ASSIGN(Buffer memory, Allocate(host.bytes()));

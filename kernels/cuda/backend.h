@@ -21,6 +21,7 @@
 namespace unfold {
 
 class DevicePrefillPlan;
+class Downloads;
 class TensorCoreProducts;
 
 class CudaBackend final : public Backend {
@@ -30,14 +31,17 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   DType WorkingType(DType compute) const override { return compute; }
-  std::int64_t FeedForwardRows() const override { return 16384; }
+  std::int64_t FeedForwardRows() const override { return 24576; }
   Result<Buffer> Allocate(std::size_t bytes) override;
   Status Upload(const Tensor& device, const void* host) override;
   Status Download(void* host, const Tensor& device) override;
+  Result<Buffer> AllocateHost(std::size_t bytes) override;
+  Status FinishDownloads() override;
   Result<Tensor> ImportWeights(const Tensor& host) override;
   Result<std::unique_ptr<Recording>> Record(std::function<Status()> work) override;
 
  private:
+  Status DoStartDownload(void* host, const Tensor& device, DType type) override;
   Status DoEmbed(const EmbedArgs& args) override;
   Status DoRmsNorm(const RmsNormArgs& args) override;
   Status DoMatMuls(std::span<const MatMulArgs> products) override;
@@ -54,6 +58,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CudaContext> context_;
   std::unique_ptr<TensorCoreProducts> tensor_cores_;
   std::unique_ptr<DevicePrefillPlan> prefill_plan_;
+  std::unique_ptr<Downloads> downloads_;
   std::vector<Buffer> weights_;  // of ImportWeights
 };
 

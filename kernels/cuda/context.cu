@@ -232,11 +232,11 @@ Status CudaContext::CopyOut(void* host, const void* device, std::size_t bytes) {
   return Settle();
 }
 
-Status CudaContext::Settle() {
+Status CudaContext::Settle(cudaStream_t stream) {
   UNFOLD_TRY(broken_);
   UNFOLD_TRY(NotRecording("Download"));
-  UNFOLD_TRY(Explain(cudaMemcpyAsync(host_notes_, notes_, kNotesBytes, cudaMemcpyDeviceToHost, stream_), "Download"));
-  UNFOLD_TRY(Explain(cudaStreamSynchronize(stream_), "the work before"));
+  UNFOLD_TRY(Explain(cudaMemcpyAsync(host_notes_, notes_, kNotesBytes, cudaMemcpyDeviceToHost, stream), "Download"));
+  UNFOLD_TRY(Explain(cudaStreamSynchronize(stream), "the work before"));
   std::size_t first = kNumFaults;
   for (std::size_t kind = 0; kind < kNumFaults; ++kind) {
     if (host_notes_[kind].index_and_value == ~0ULL) continue;

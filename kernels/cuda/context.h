@@ -102,7 +102,9 @@ class CudaContext {
   // A new call's place for bad values.
   FaultSink NextCall() { return {notes_, ++calls_}; }
   // Waits for the stream; the first bad value since the last time, or the device's error.
-  Status Settle();
+  Status Settle() { return Settle(stream_); }
+  // Waits for another stream alone: what its work waited for has noted its bad values.
+  Status Settle(cudaStream_t stream);
   struct LaunchShape {
     std::int64_t blocks;
     int threads;

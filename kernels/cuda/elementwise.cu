@@ -88,22 +88,31 @@ __global__ void RopeKernel(const X* x, RopeShape shape, const std::int32_t* posi
 }
 
 __device__ __forceinline__ float SiluTimes(float gate, float up, float*) { return gate / (1.0F + expf(-gate)) * up; }
-// The approximations err by less than 2^-15, far below what rounding to bf16 takes away.
+// The approximations err by less than 2^-16, far below what rounding to bf16 takes away.
 __device__ __forceinline__ float SiluTimes(float gate, float up, __nv_bfloat16*) {
   return __fdividef(gate, 1.0F + __expf(-gate)) * up;
 }
 
-// Four elements a thread.
+constexpr int kSwiGluFours = 2;  // of a thread, a block's width apart, so that more loads are on their way
+
 template <typename Element>
 __global__ void SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
-  const Index i = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x);
-  if (i >= count) return;
-  const bool whole = vectors && i + 4 <= count;
-  float gates[4], ups[4];
-  LoadFour(gate + i, whole, count - i, gates);
-  LoadFour(up + i, whole, count - i, ups);
-  for (int e = 0; e < 4; ++e) gates[e] = SiluTimes(gates[e], ups[e], out);
-  StoreFour(gates, whole, count - i, out + i);
+  float gates[kSwiGluFours][4], ups[kSwiGluFours][4];
+  const Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x);
+#pragma unroll
+  for (int f = 0; f < kSwiGluFours; ++f) {
+    const Index i = first + 4 * f * kThreads;
+    if (i >= count) continue;
+    LoadFour(gate + i, vectors && i + 4 <= count, count - i, gates[f]);
+    LoadFour(up + i, vectors && i + 4 <= count, count - i, ups[f]);
+  }
+#pragma unroll
+  for (int f = 0; f < kSwiGluFours; ++f) {
+    const Index i = first + 4 * f * kThreads;
+    if (i >= count) continue;
+    for (int e = 0; e < 4; ++e) gates[f][e] = SiluTimes(gates[f][e], ups[f][e], out);
+    StoreFour(gates[f], vectors && i + 4 <= count, count - i, out + i);
+  }
 }
 
 struct UnfoldShape {
@@ -190,7 +199,7 @@ Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
   WithActivationType(args.gate.dtype, [&](auto* element) {
     using Element = std::remove_cvref_t<decltype(*element)>;
-    SwiGluKernel<<<Blocks(count, 4 * kThreads), kThreads, 0, context_->stream()>>>(
+    SwiGluKernel<<<Blocks(count, 4 * kSwiGluFours * kThreads), kThreads, 0, context_->stream()>>>(
         args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors, args.out.as<Element>());
   });
   return context_->Launched("SwiGlu");

@@ -101,9 +101,10 @@ Status Transformer::NormHeads(const Tensor& weight, const Tensor& rows) {
   return backend_.RmsNorm({.x = heads, .weight = weight, .epsilon = config_.norm_epsilon, .out = heads});
 }
 
-// In slices of rows: their memory does not grow with the pass, and rows do not see each other.
+// In even slices of rows: their memory does not grow with the pass, and rows do not see each other.
 Status Transformer::RunFfn(const LayerWeights& weights, std::int64_t num_tokens) {
-  const std::int64_t slice = backend_.FeedForwardRows();
+  const std::int64_t most = backend_.FeedForwardRows(), num_slices = (num_tokens + most - 1) / most;
+  const std::int64_t slice = (num_tokens + num_slices - 1) / num_slices;
   for (std::int64_t begin = 0; begin < num_tokens; begin += slice) {
     UNFOLD_TRY(RunFfnRows(weights, hidden_view_.Rows(begin, std::min(num_tokens, begin + slice))));
   }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rag/encoder.h"
 
-#include "rag/kv_rows.h"
-
 namespace unfold {
 namespace {
 
@@ -54,36 +52,6 @@ class DocumentAttention : public LayerAttention {
   Tensor positions_;
 };
 
-// The records of one part at one layer. `row_begin` is the part's first row in the packed pass.
-void SealLayer(const EncodeJob& job, int layer, std::int64_t row_begin, const float* k, const float* v,
-               const KvHeader& layout, std::vector<StoreRecord>& records) {
-  const GistSequence& sequence = job.prepared->sequence;
-  const auto add = [&](RecordKind kind, std::uint32_t block, std::string value) {
-    records.push_back({{kind, job.document, job.part, static_cast<std::uint16_t>(layer), block}, std::move(value)});
-  };
-  KvRecordBuilder gist(k, v, layout);
-  const auto num_rows = static_cast<std::int64_t>(sequence.tokens.size());
-  for (std::int64_t i = 0; i < sequence.num_sinks; ++i) gist.AddRow(row_begin + i);
-  for (std::int32_t level = 0; level <= sequence.mask.top_level; ++level) {
-    for (std::int64_t i = 0; i < num_rows; ++i) {
-      if (sequence.tokens[i].level == level) gist.AddRow(row_begin + i);
-    }
-  }
-  add(RecordKind::kGist, 0, gist.Seal(RecordKind::kGist, static_cast<std::int8_t>(sequence.mask.top_level)));
-  if (layer == 0) return;  // its raw tokens are never attended (method.md section 4)
-
-  const auto num_chunks = static_cast<std::uint32_t>(sequence.chunk_tokens.size());
-  KvRecordBuilder raw(k, v, layout);
-  std::int64_t i = 0;
-  for (std::uint32_t block = 0; block * kChunksPerRawBlock < num_chunks; ++block) {
-    const auto end_chunk = static_cast<std::int32_t>((block + 1) * kChunksPerRawBlock);
-    for (; i < num_rows && sequence.tokens[i].chunk < end_chunk; ++i) {
-      if (sequence.tokens[i].level == kRawLevel && sequence.tokens[i].sink == 0) raw.AddRow(row_begin + i);
-    }
-    add(RecordKind::kRaw, block, raw.Seal(RecordKind::kRaw, kRawLevel));
-  }
-}
-
 }  // namespace
 
 Status EncodePass(Transformer& model, std::span<const GistSequence* const> sequences, const LayerKvSink& sink,
@@ -104,20 +72,10 @@ Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob>
   layout.dtype = kv_type;
   layout.kv_heads = static_cast<std::uint16_t>(model.config().kv_heads);
   layout.head_dim = static_cast<std::uint16_t>(model.config().head_dim);
-  std::vector<float> host_k, host_v;
-  const LayerKvSink sink = [&](int layer, const Tensor& k, const Tensor& v) -> Status {
-    host_k.resize(k.size());
-    host_v.resize(v.size());
-    UNFOLD_TRY(model.backend().Download(host_k.data(), k));
-    UNFOLD_TRY(model.backend().Download(host_v.data(), v));
-    std::int64_t row_begin = 0;
-    for (const EncodeJob& job : jobs) {
-      SealLayer(job, layer, row_begin, host_k.data(), host_v.data(), layout, records);
-      row_begin += static_cast<std::int64_t>(job.prepared->sequence.ids.size());
-    }
-    return Status::Ok();
-  };
-  return EncodePass(model, sequences, sink, check);
+  KvRecorder recorder(model.backend(), jobs, layout);
+  const LayerKvSink sink = [&](int layer, const Tensor& k, const Tensor& v) { return recorder.Take(layer, k, v); };
+  UNFOLD_TRY(EncodePass(model, sequences, sink, check));
+  return recorder.Finish(records);
 }
 
 }  // namespace unfold

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/transformer.h"
+#include "rag/kv_recorder.h"
 #include "rag/prepared_document.h"
 #include "store/store.h"
 #include "unfold/base.h"
@@ -18,21 +19,14 @@ namespace unfold {
 // Ok to go on, Cancelled to end the work at hand. Called between layers and between tokens.
 using CancelCheck = std::function<Status()>;
 
-// Gets the keys (not rotated) and values of one layer, [T, Hk, D] each, rows in the order of the packed sequences.
+// Gets the keys (not rotated) and values of one layer, f32 [T, Hk, D] each, rows in the order of the packed sequences.
 using LayerKvSink = std::function<Status(int layer, const Tensor& k, const Tensor& v)>;
 
 // One packed pass over sequences of one kind: all with gists, or all plain.
 Status EncodePass(Transformer& model, std::span<const GistSequence* const> sequences, const LayerKvSink& sink,
                   const CancelCheck& check);
 
-// One part to encode, and the document it belongs to.
-struct EncodeJob {
-  DocumentId document;
-  std::uint32_t part = 0;
-  const PreparedPart* prepared = nullptr;
-};
-
-// Encodes `jobs` in one pass and appends their sealed gist and raw records to `records`.
+// Encodes `jobs` in one pass and appends their sealed gist and raw records to `records`: all, or none when it fails.
 Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,
                    std::vector<StoreRecord>& records);
 

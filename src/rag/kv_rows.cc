@@ -16,18 +16,6 @@ static_assert(std::endian::native == std::endian::little, "stored KV is little-e
 
 constexpr float kLargestInt8 = 127;
 
-char* WriteRow(const float* values, std::size_t count, DType type, char* at) {
-  if (type == DType::kF32) {
-    std::memcpy(at, values, count * sizeof(float));
-    return at + count * sizeof(float);
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint16_t bits = F32ToBF16(values[i]);
-    std::memcpy(at + i * sizeof bits, &bits, sizeof bits);
-  }
-  return at + count * sizeof(std::uint16_t);
-}
-
 // The smallest bf16 that is at least x >= 0. NaN and infinity stay what they are.
 std::uint16_t RoundUpToBF16(float x) {
   const std::uint16_t bits = F32ToBF16(x);
@@ -59,25 +47,25 @@ char* WriteQuantised(const float* source, std::span<const std::int64_t> rows, st
 
 }  // namespace
 
-std::string KvRecordBuilder::Seal(RecordKind kind, std::int8_t level) {
-  header_.level = level;
-  header_.num_rows = static_cast<std::uint32_t>(rows_.size());
-  std::string payload(header_.PayloadBytes(), '\0');
-  const std::size_t count = std::size_t{header_.kv_heads} * header_.head_dim;
+std::string SealKvRows(RecordKind kind, const KvHeader& layout, const HostKv& kv, std::span<const std::int64_t> rows) {
+  KvHeader header = layout;
+  header.num_rows = static_cast<std::uint32_t>(rows.size());
+  std::string payload(header.PayloadBytes(), '\0');
+  const std::size_t count = std::size_t{header.kv_heads} * header.head_dim, row_bytes = header.row_bytes();
   char* scales_at = payload.data();
-  char* at = payload.data() + 2 * header_.scale_bytes();
-  for (const float* source : {k_, v_}) {
-    if (header_.dtype == DType::kInt8) {
-      at = WriteQuantised(source, rows_, count, scales_at, at);
-      scales_at += header_.scale_bytes();
+  char* at = payload.data() + 2 * header.scale_bytes();
+  for (const std::byte* source : {kv.k, kv.v}) {
+    if (header.dtype == DType::kInt8) {
+      at = WriteQuantised(reinterpret_cast<const float*>(source), rows, count, scales_at, at);
+      scales_at += header.scale_bytes();
       continue;
     }
-    for (const std::int64_t row : rows_) {
-      at = WriteRow(source + row * static_cast<std::int64_t>(count), count, header_.dtype, at);
+    for (const std::int64_t row : rows) {
+      std::memcpy(at, source + static_cast<std::size_t>(row) * row_bytes, row_bytes);
+      at += row_bytes;
     }
   }
-  rows_.clear();
-  return SealKv(kind, header_, payload);
+  return SealKv(kind, header, payload);
 }
 
 Result<Tensor> KvLoader::Stage(Backend& backend, ScratchBuffer& buffer, DType type,

@@ -3,6 +3,7 @@
 #ifndef UNFOLD_RAG_KV_ROWS_H_
 #define UNFOLD_RAG_KV_ROWS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -14,25 +15,18 @@
 
 namespace unfold {
 
-// Collects rows of one layer's k and v, f32 [T, Hk, D] on the host, into sealed records. Thread-compatible.
+// One layer's k and v on the host, [T, Hk, D] each.
+struct HostKv {
+  std::byte* k;
+  std::byte* v;
+  DType type;  // as stored; f32 for int8
+};
+
+// The sealed record of `rows` of one layer. `layout` gives type, level, heads and dimension. Thread-safe.
 //
 // int8: the scale of a head and channel is the largest magnitude of its rows in the record / 127, rounded up to bf16,
 // so that no value is clipped; an element is the nearest multiple of it. A row's error is at most half a scale.
-class KvRecordBuilder {
- public:
-  // `layout` gives type, heads and dimension.
-  KvRecordBuilder(const float* k, const float* v, const KvHeader& layout) : k_(k), v_(v), header_(layout) {}
-
-  void AddRow(std::int64_t row) { rows_.push_back(row); }
-  // The record of the rows added since the last one.
-  std::string Seal(RecordKind kind, std::int8_t level);
-
- private:
-  const float* k_;
-  const float* v_;
-  KvHeader header_;
-  std::vector<std::int64_t> rows_;
-};
+std::string SealKvRows(RecordKind kind, const KvHeader& layout, const HostKv& kv, std::span<const std::int64_t> rows);
 
 // Brings rows of a stored record to the backend and unfolds them: keys rotated, in the model's kv_type, into attention
 // layout. Thread-compatible.

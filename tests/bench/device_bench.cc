@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times single operations of a backend at the sizes of a 7B model, beside what their bytes and flops would take at the
-// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|layer|products]...
+// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|layer|products|encode]...
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -248,9 +248,156 @@ void Layer(Backend& backend, DType kv, std::int64_t tokens, double compression) 
   Print(name + "all", all_ms, static_cast<double>(kKvHeads * chunks) * row + kept * 2 * 9 * row, 0);
 }
 
+// One layer of an encoding pass of 16,384 rows, 8 documents with a gist for every 8 tokens, in bf16.
+class EncodeLayer {
+ public:
+  explicit EncodeLayer(Backend& backend) : backend_(backend), memory_(backend) {
+    std::vector<std::int32_t> positions;
+    for (int d = 0; d < kDocuments; ++d) {
+      AppendDocument(kRaw, tokens_);
+      begin_.push_back(static_cast<std::int64_t>(tokens_.size()));
+    }
+    for (const GistToken& token : tokens_) positions.push_back(token.position);
+    rows_ = static_cast<std::int64_t>(tokens_.size());
+    positions_ = memory_.Make(DType::kInt32, {rows_});
+    Must(backend.Upload(positions_, positions.data()));
+    rope_ = {memory_.Make(DType::kF32, {kRaw, kDim / 2}), memory_.Make(DType::kF32, {kRaw, kDim / 2})};
+    const DType working = backend.WorkingType(DType::kBF16);
+    hidden_ = memory_.Make(DType::kF32, {rows_, kModel});
+    normed_ = memory_.Make(working, {rows_, kModel});
+    q_ = memory_.Make(working, {rows_, kHeads * kDim});
+    k_ = memory_.Make(DType::kF32, {rows_, kKvHeads * kDim});
+    v_ = memory_.Make(DType::kF32, {rows_, kKvHeads * kDim});
+    rotated_k_ = memory_.Make(working, {rows_, kKvHeads, kDim});
+    attended_ = memory_.Make(working, {rows_, kHeads * kDim});
+    gate_ = memory_.Make(working, {rows_, kFfn});
+    up_ = memory_.Make(working, {rows_, kFfn});
+    Result<Buffer> host = backend.AllocateHost(k_.bytes());
+    if (!host.ok()) Die(host.status());
+    host_ = *std::move(host);
+  }
+
+  Status Norm() { return backend_.RmsNorm({.x = hidden_, .weight = norm_weight_, .epsilon = 1e-6F, .out = normed_}); }
+  Status Project() {
+    const MatMulArgs products[] = {Product(normed_, k_weight_, k_, kv_bias_), Product(normed_, v_weight_, v_, kv_bias_),
+                                   Product(normed_, q_weight_, q_, q_bias_)};
+    return backend_.MatMuls(products);
+  }
+  Status ProjectKeys() {
+    const MatMulArgs products[] = {Product(normed_, k_weight_, k_, kv_bias_),
+                                   Product(normed_, v_weight_, v_, kv_bias_)};
+    return backend_.MatMuls(products);
+  }
+  // The rows of the layer before are there when this one's start.
+  Status StartKv() {
+    UNFOLD_TRY(backend_.FinishDownloads());
+    auto* to = static_cast<std::byte*>(host_.data());
+    UNFOLD_TRY(backend_.StartDownload(to, k_, DType::kBF16));
+    return backend_.StartDownload(to + k_.bytes() / 2, v_, DType::kBF16);
+  }
+  Status Turn() {
+    const Tensor q = Heads(q_, kHeads);
+    UNFOLD_TRY(backend_.Rope({.x = q, .positions = positions_, .rope = rope_, .out = q}));
+    return backend_.Rope({.x = Heads(k_, kKvHeads), .positions = positions_, .rope = rope_, .out = rotated_k_});
+  }
+  Status Attend() {
+    return backend_.GistPrefill({.q = Heads(q_, kHeads),
+                                 .k = rotated_k_,
+                                 .v = Heads(v_, kKvHeads),
+                                 .tokens = tokens_,
+                                 .sequence_begin = begin_,
+                                 .rules = {1, 0},
+                                 .out = Heads(attended_, kHeads),
+                                 .compute = DType::kBF16});
+  }
+  Status Output() { return backend_.MatMul(Added(attended_, o_weight_)); }
+  Status GateAndUp() {
+    const MatMulArgs products[] = {Product(normed_, gate_weight_, gate_), Product(normed_, up_weight_, up_)};
+    return backend_.MatMuls(products);
+  }
+  Status Activate() { return backend_.SwiGlu({.gate = gate_, .up = up_, .out = gate_}); }
+  Status Down() { return backend_.MatMul(Added(gate_, down_weight_)); }
+  Status All() {
+    for (const auto step : {&EncodeLayer::Norm, &EncodeLayer::Project, &EncodeLayer::StartKv, &EncodeLayer::Turn,
+                            &EncodeLayer::Attend, &EncodeLayer::Output, &EncodeLayer::Norm, &EncodeLayer::GateAndUp,
+                            &EncodeLayer::Activate, &EncodeLayer::Down}) {
+      UNFOLD_TRY((this->*step)());
+    }
+    return Status::Ok();
+  }
+
+  // Each step alone with the bytes that it must move, then the layer, and what 28 of them come to.
+  void Time() {
+    const double t = static_cast<double>(rows_), model = kModel, query = kHeads * kDim, kv = kKvHeads * kDim,
+                 ffn = kFfn;
+    const auto step = [&](const char* name, Status (EncodeLayer::*run)(), double bytes, double products) {
+      const double ms = Median(backend_, 20, [&] { return (this->*run)(); });
+      Print("encode, " + std::string(name), ms, bytes, 2 * t * products);
+      return ms;
+    };
+    const double norm_ms = step("norm", &EncodeLayer::Norm, t * model * 6, 0);
+    step("q, k, v", &EncodeLayer::Project, t * (2 * model + 2 * query + 8 * kv), model * (query + 2 * kv));
+    const double keys_ms = step("k, v", &EncodeLayer::ProjectKeys, t * (2 * model + 8 * kv), model * 2 * kv);
+    step("download of k, v", &EncodeLayer::DownloadKv, t * 2 * kv * 2, 0);
+    step("rope", &EncodeLayer::Turn, t * (4 * query + 6 * kv), 0);
+    step("prefill", &EncodeLayer::Attend, t * (4 * query + 6 * kv), 0);
+    step("o", &EncodeLayer::Output, t * (2 * query + 8 * model), query * model);
+    step("gate, up", &EncodeLayer::GateAndUp, t * (2 * model + 4 * ffn), 2 * model * ffn);
+    step("swiglu", &EncodeLayer::Activate, t * ffn * 6, 0);
+    step("down", &EncodeLayer::Down, t * (2 * ffn + 8 * model), ffn * model);
+    constexpr int kTogether = 8;
+    const double layer_ms = Median(backend_, 10,
+                                   [&] {
+                                     for (int i = 0; i < kTogether; ++i) UNFOLD_TRY(All());
+                                     return backend_.FinishDownloads();
+                                   }) /
+                            kTogether;
+    Print("encode, one layer", layer_ms, 0, 2 * t * model * (2 * query + 2 * kv + 3 * ffn));
+    // The last layer's keys and values need no more of it.
+    const double pass_ms = 27 * layer_ms + norm_ms + keys_ms;
+    std::printf("{\"op\": \"encode, 28 layers\", \"ms\": %.2f, \"raw_tokens_per_s\": %.0f}\n", pass_ms,
+                kDocuments * kRaw * 1e3 / pass_ms);
+    std::fflush(stdout);
+  }
+
+ private:
+  static constexpr std::int64_t kRaw = 1821, kModel = 3584, kFfn = 18944, kHeads = 28, kKvHeads = 4, kDim = 128;
+  static constexpr int kDocuments = 8;  // of 2,048 rows each
+
+  Tensor Heads(const Tensor& rows, std::int64_t count) const { return rows.Reshape({rows_, count, kDim}); }
+  Tensor Weight(std::int64_t columns, std::int64_t inner) { return memory_.Make(DType::kBF16, {columns, inner}); }
+  static MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& bias = {}) {
+    return {.x = x, .weight = weight, .out = out, .compute = DType::kBF16, .bias = bias};
+  }
+  MatMulArgs Added(const Tensor& x, const Tensor& weight) const {
+    MatMulArgs product = Product(x, weight, hidden_);
+    product.accumulate = true;
+    return product;
+  }
+  Status DownloadKv() {
+    UNFOLD_TRY(StartKv());
+    return backend_.FinishDownloads();
+  }
+
+  Backend& backend_;
+  Memory memory_;
+  std::vector<GistToken> tokens_;
+  std::vector<std::int64_t> begin_ = {0};
+  std::int64_t rows_ = 0;
+  RopeTable rope_;
+  Tensor positions_, hidden_, normed_, q_, k_, v_, rotated_k_, attended_, gate_, up_;
+  Tensor norm_weight_ = memory_.Make(DType::kBF16, {kModel});
+  Tensor q_weight_ = Weight(kHeads * kDim, kModel), q_bias_ = memory_.Make(DType::kBF16, {kHeads * kDim});
+  Tensor k_weight_ = Weight(kKvHeads * kDim, kModel), v_weight_ = Weight(kKvHeads * kDim, kModel);
+  Tensor kv_bias_ = memory_.Make(DType::kBF16, {kKvHeads * kDim});
+  Tensor o_weight_ = Weight(kModel, kHeads*kDim), gate_weight_ = Weight(kFfn, kModel);
+  Tensor up_weight_ = Weight(kFfn, kModel), down_weight_ = Weight(kModel, kFfn);
+  Buffer host_;
+};
+
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|layer|products]...\n");
+    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|layer|products|encode]...\n");
     return 2;
   }
   Result<std::unique_ptr<Backend>> made = MakeBackend(argv[1], 0);
@@ -277,6 +424,7 @@ int Main(int argc, char** argv) {
   if (wanted("products")) {
     for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);
   }
+  if (wanted("encode")) EncodeLayer(backend).Time();
   return 0;
 }
 

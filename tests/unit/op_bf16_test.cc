@@ -126,12 +126,13 @@ TEST_P(Bf16Activations, SwiGlu) {
 
 // A product and what is held against it: `ref`'s sums before they are rounded.
 struct ProductCase {
-  Guarded x, weight, bias;
+  Guarded x, rounded, weight, bias;
   MatMulArgs args;  // without `out`
 
   ProductCase(Random& random, DType x_type, DType weight_type, std::int64_t rows, std::int64_t inner,
               std::int64_t columns)
       : x(random.Make(x_type, {rows, inner})),
+        rounded(Narrowed(x)),
         weight(random.Make(weight_type, {columns, inner})),
         bias(random.Make(kWeightTypes[random.Below(3)], {columns}, 10)) {
     args.x = x;
@@ -145,9 +146,8 @@ struct ProductCase {
   }
   double Bound(std::int64_t i, double want, DType out_type) const {
     const std::int64_t columns = (*weight).dims[0], t = i / columns, n = i % columns;
-    const Guarded seen = args.compute == DType::kBF16 ? Narrowed(x) : x;
-    return MatMulBound(seen, weight, t, n, args.compute) + Rounding(out_type, want) +
-           (args.bias.rank != 0 ? kEps * std::abs(Widened(bias, n)) : 0);
+    return MatMulBound(args.compute == DType::kBF16 ? rounded : x, weight, t, n, args.compute) +
+           Rounding(out_type, want) + (args.bias.rank != 0 ? kEps * std::abs(Widened(bias, n)) : 0);
   }
 };
 
@@ -232,6 +232,42 @@ TEST_P(Bf16Activations, MatMulAddsABias) {
       }
     }
   }
+}
+
+// What is downloaded is what was there when the download was started, in every type, whatever runs after it.
+TEST_P(Bf16Activations, DownloadsRunBesideLaterWork) {
+  Random random(67);
+  constexpr std::int64_t kRounds = 9;
+  for (const std::int64_t size : {0, 1, 1000, 1 << 20}) {
+    const Guarded first = random.Make(DType::kF32, {size});
+    Result<Buffer> device = backend_->Allocate((*first).bytes());
+    Result<Buffer> host = backend_->AllocateHost(static_cast<std::size_t>(kRounds) * (*first).bytes());
+    ASSERT_TRUE(device.ok() && host.ok());
+    const Tensor place = device->View(DType::kF32, {size});
+    std::vector<Guarded> values;
+    for (std::int64_t round = 0; round < kRounds; ++round) {
+      values.push_back(random.Make(DType::kF32, {size}, 100));
+      ASSERT_TRUE(Succeeds(backend_->Upload(place, (*values.back()).data)));
+      auto* to = static_cast<std::byte*>(host->data()) + round * static_cast<std::int64_t>((*first).bytes());
+      ASSERT_TRUE(Succeeds(backend_->StartDownload(to, place, kTypes[round % 2])));
+      if (round % 4 == 3) {
+        ASSERT_TRUE(Succeeds(backend_->FinishDownloads()));
+      }
+    }
+    ASSERT_TRUE(Succeeds(backend_->Upload(place, (*first).data)));
+    ASSERT_TRUE(Succeeds(backend_->FinishDownloads()));
+    for (std::int64_t round = 0; round < kRounds; ++round) {
+      const Guarded want = InType(values[round], kTypes[round % 2]);
+      const auto* from = static_cast<std::byte*>(host->data()) + round * static_cast<std::int64_t>((*first).bytes());
+      ASSERT_TRUE(SameBits(from, (*want).data, (*want).bytes())) << size << " values, round " << round;
+    }
+  }
+  ASSERT_TRUE(Succeeds(backend_->FinishDownloads()));
+  float value = 0;
+  const Tensor one(&value, DType::kF32, {1});
+  EXPECT_EQ(backend_->StartDownload(nullptr, one, DType::kF32).message(), "StartDownload: host has no memory");
+  EXPECT_EQ(backend_->StartDownload(&value, one, DType::kInt8).message(), "StartDownload: type must be f32 or bf16");
+  EXPECT_EQ(backend_->AllocateHost(SIZE_MAX).status().code(), StatusCode::kResourceExhausted);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Bf16Activations, ::testing::ValuesIn(Candidates()),

@@ -91,9 +91,14 @@ class OnDevice final : public Backend {
   Result<Buffer> Allocate(std::size_t bytes) override { return device_->Allocate(bytes); }
   Status Upload(const Tensor& device, const void* host) override { return device_->Upload(device, host); }
   Status Download(void* host, const Tensor& device) override { return device_->Download(host, device); }
+  Result<Buffer> AllocateHost(std::size_t bytes) override { return device_->AllocateHost(bytes); }
+  Status FinishDownloads() override { return device_->FinishDownloads(); }
   Result<Tensor> ImportWeights(const Tensor& host) override { return device_->ImportWeights(host); }
 
  private:
+  Status DoStartDownload(void* host, const Tensor& device, DType type) override {
+    return device_->StartDownload(host, device, type);
+  }
   // Calls the device's operation with `args`, whose tensors `mirror` has replaced.
   template <typename Args, typename Replace>
   Status Call(Status (Backend::*operation)(const Args&), Args args, Replace replace) {
