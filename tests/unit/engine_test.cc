@@ -491,7 +491,7 @@ TEST(EngineOpen, NeedsWhatItIsAskedFor) {
   options.model_path = "/nonexistent/model";
   EXPECT_EQ(Engine::Open(options).status().code(), StatusCode::kNotFound);
   options = Options();
-  options.backend = "cuda";
+  options.backend = "tpu";
   EXPECT_EQ(Engine::Open(options).status().code(), StatusCode::kInvalidArgument);
   options = {};
   options.store_path = "/nonexistent/store";
