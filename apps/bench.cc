@@ -62,8 +62,9 @@ void AddEncodeFlags(CLI::App& command, BenchFlags& flags) {
   AddCompute(command, flags);
 }
 
-void AddLayerFlags(CLI::App& command, BenchFlags& flags) {
-  flags.options.context_tokens = 131072;
+// Of what reads a context.
+void AddContextFlags(CLI::App& command, BenchFlags& flags) {
+  flags.options.context_tokens = 16384;
   command.add_option("--context", flags.options.context_tokens, "raw tokens of the context, in documents of 2,048")
       ->check(CheckPositive)
       ->type_name("N");
@@ -76,6 +77,11 @@ void AddLayerFlags(CLI::App& command, BenchFlags& flags) {
   command.add_flag("--full-attention", flags.options.full_attention, "attend all of the same tokens, without gists");
 }
 
+void AddAnswerFlags(CLI::App& command, BenchFlags& flags) {
+  AddContextFlags(command, flags);
+  AddCompute(command, flags);
+}
+
 void TellGists(const BenchOptions& options, Json& line) {
   line["chunk"] = options.chunk_size;
   line["levels"] = options.num_levels;
@@ -84,18 +90,25 @@ void TellGists(const BenchOptions& options, Json& line) {
 
 void TellRoute(const BenchOptions&, Json&) {}
 
+void TellCompute(const BenchOptions& options, Json& line) { line["compute"] = DTypeName(options.compute); }
+
 void TellEncode(const BenchOptions& options, Json& line) {
-  line["compute"] = DTypeName(options.compute);
+  TellCompute(options, line);
   line["context"] = options.context_tokens;
   line["batch"] = options.batch;
   TellGists(options, line);
 }
 
-void TellLayer(const BenchOptions& options, Json& line) {
+void TellContext(const BenchOptions& options, Json& line) {
   line["full_attention"] = options.full_attention;
   line["context"] = options.context_tokens;
   if (options.full_attention) return;
   TellGists(options, line);
+}
+
+void TellAnswer(const BenchOptions& options, Json& line) {
+  TellCompute(options, line);
+  TellContext(options, line);
 }
 
 constexpr BenchCommand kBenchCommands[] = {
@@ -107,7 +120,14 @@ constexpr BenchCommand kBenchCommands[] = {
     {"layer", "One layer of a decoding step: score the gists, choose, attend",
      "  unfold bench layer --backend cuda --shape qwen2-7b --context 131072 --levels 2\n"
      "  unfold bench layer --backend cuda --shape qwen2-7b --context 131072 --full-attention",
-     "llama-3.2-1b", BenchKind::kLayer, AddLayerFlags, TellLayer},
+     "llama-3.2-1b", BenchKind::kLayer, AddContextFlags, TellContext},
+    {"decode", "A token of an answer, through all layers: with its chunks to be unfolded, and with all unfolded before",
+     "  unfold bench decode --backend cuda --shape qwen2-7b --context 44000\n"
+     "  unfold bench decode --backend cuda --shape qwen2-7b --context 44000 --full-attention",
+     "llama-3.2-1b", BenchKind::kDecode, AddAnswerFlags, TellAnswer},
+    {"ttft", "From a question of 32 tokens and its documents to the first token: placing, reading, unfolding",
+     "  unfold bench ttft --backend cuda --shape qwen2-7b --context 16384 --repeats 5", "llama-3.2-1b",
+     BenchKind::kTtft, AddAnswerFlags, TellAnswer},
 };
 
 void AddCommonFlags(CLI::App& command, BenchFlags& flags) {
@@ -174,7 +194,7 @@ CommandRun AddBench(CLI::App& command) {
       "No checkpoint and no store are needed: weights, keys and tokens are random, from --seed. Each line on stdout "
       "is\n"
       "one figure: median, p10 and p90 in milliseconds a run; bytes that a run must move; read_bytes_per_s of this\n"
-      "machine, measured before; floor_ms, the bytes at that rate; share, the floor over the median.\n"
+      "machine, measured before and after; floor_ms, the bytes at that rate; share, the floor over the median.\n"
       "Example:\n"
       "  unfold bench layer --shape gist-mini --context 4000");
   auto all = std::make_shared<std::vector<std::pair<CLI::App*, std::function<int()>>>>();

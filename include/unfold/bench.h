@@ -23,6 +23,8 @@ enum class BenchKind : std::uint8_t {
   kRoute,   // a question against the gist keys of a collection
   kEncode,  // documents to gist and raw KV, as ingest does it
   kLayer,   // one layer of a decoding step: score, select, attend; all chunks unfolded before
+  kDecode,  // one token of an answer over documents that were encoded before, through all layers
+  kTtft,    // from a question and the documents it is answered from to the logits of the first token; no routing
 };
 
 struct BenchOptions {
@@ -36,14 +38,14 @@ struct BenchOptions {
   std::uint64_t seed = 1;
   int repeats = 25;  // timed runs, after those that warm up; at least 1
 
-  // kEncode: raw tokens of each document. kLayer: raw tokens of the context, in documents of 2,048.
+  // kEncode: raw tokens of each document. Others: raw tokens of the context, in documents of 2,048.
   std::int64_t context_tokens = 2048;
   int chunk_size = 8;      // raw tokens a gist stands for; chunks vary as word-aware cuts make them
   int num_levels = 1;      // 2: sections of `section_size` gists, scored first
   int section_size = 4;    // gists
-  double compression = 0;  // kLayer: sets the chunks a head keeps; 0: chunk_size, with two levels times section_size
+  double compression = 0;  // sets the chunks a head keeps; 0: chunk_size, with two levels times section_size
   int batch = 1;           // kEncode: documents in one pass
-  // kLayer: the same tokens as plain rows, all attended.
+  // kLayer, kDecode, kTtft: the same tokens as plain rows, all attended. kTtft: encoded as such with the question.
   bool full_attention = false;
   std::int64_t num_chunks = 1250000;  // kRoute: of the collection
 };
@@ -54,7 +56,7 @@ struct BenchFigure {
   double median_ms = 0;  // of one run; its quantiles
   double p10_ms = 0, p90_ms = 0;
   double bytes = 0;                                    // that one run must move
-  double read_bytes_per_s = 0;                         // of the machine, in this run
+  double read_bytes_per_s = 0;                         // of the machine: the better of before and after
   double floor_ms = 0;                                 // bytes / read_bytes_per_s
   double share = 0;                                    // floor_ms / median_ms
   std::vector<std::pair<std::string, double>> counts;  // what else is known, by name with its unit

@@ -26,6 +26,7 @@ Status CheckOptions(const BenchOptions& options) {
   UNFOLD_TRY(InRange("num_levels", options.num_levels, 1, 2));
   UNFOLD_TRY(InRange("section_size", options.section_size, 2, 1024));
   UNFOLD_TRY(InRange("batch", options.batch, 1, 4096));
+  UNFOLD_TRY(InRange("batch times context_tokens", options.batch * options.context_tokens, 1, kMostTokens));
   UNFOLD_TRY(InRange("num_chunks", options.num_chunks, 1, std::int64_t{1} << 32));
   if (!(options.compression >= 0) || std::isinf(options.compression)) {
     return Status::InvalidArgument("compression must be 0 or a number above 0");
@@ -44,7 +45,11 @@ Result<BenchReport> RunBench(BenchKind kind, const BenchOptions& options, const 
     case BenchKind::kRoute: UNFOLD_TRY(BenchRoute(*run, report.figures)); break;
     case BenchKind::kEncode: UNFOLD_TRY(BenchEncode(*run, report.figures)); break;
     case BenchKind::kLayer: UNFOLD_TRY(BenchLayer(*run, report.figures)); break;
+    case BenchKind::kDecode: UNFOLD_TRY(BenchDecode(*run, report.figures)); break;
+    case BenchKind::kTtft: UNFOLD_TRY(BenchTtft(*run, report.figures)); break;
   }
+  UNFOLD_TRY(run->MeasureBandwidth());
+  for (BenchFigure& figure : report.figures) run->HoldAgainstBandwidth(figure);
   return report;
 }
 

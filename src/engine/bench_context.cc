@@ -9,7 +9,6 @@
 namespace unfold {
 namespace {
 
-constexpr std::int64_t kDocumentTokens = 2048;
 constexpr double kCopiesBytes = 256 << 20;  // all copies together have about as many, if the most allows it
 constexpr double kMostCopies = 64;
 
@@ -48,7 +47,7 @@ Status BenchContext::MakeTables(BenchRun& run) {
   chunks.segment.push_back(0);
   while (tables.num_tokens < run.options().context_tokens) {
     UNFOLD_TRY(run.Check("cut documents into chunks"));
-    const std::int64_t tokens = std::min(kDocumentTokens, run.options().context_tokens - tables.num_tokens);
+    const std::int64_t tokens = std::min(kBenchDocumentTokens, run.options().context_tokens - tables.num_tokens);
     if (!run.options().full_attention) {
       const GistSequence document = run.RandomDocument(tokens);
       tables.chunk_tokens.insert(tables.chunk_tokens.end(), document.chunk_tokens.begin(), document.chunk_tokens.end());
@@ -70,7 +69,8 @@ Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
   const std::int64_t kv_heads = run.shape().kv_heads, dim = run.shape().head_dim;
   std::vector<std::int32_t> offset, sink = {0};
   for (std::int64_t j = 0; j < tables_.num_documents; ++j) {
-    const std::int64_t begin = j * kDocumentTokens, tokens = std::min(kDocumentTokens, tables_.num_tokens - begin);
+    const std::int64_t begin = j * kBenchDocumentTokens,
+                       tokens = std::min(kBenchDocumentTokens, tables_.num_tokens - begin);
     const std::int64_t sinks =
         run.options().full_attention ? tokens : std::min<std::int64_t>(tokens, run.rules().sink_size);
     offset.push_back(static_cast<std::int32_t>(begin));
@@ -125,7 +125,7 @@ Result<BenchContext> BenchContext::Make(BenchRun& run) {
   BenchContext context;
   UNFOLD_TRY(context.MakeTables(run));
   BenchTables& tables = context.tables_;
-  const std::int64_t last = tables.num_tokens - (tables.num_documents - 1) * kDocumentTokens;
+  const std::int64_t last = tables.num_tokens - (tables.num_documents - 1) * kBenchDocumentTokens;
   const std::int64_t sinks = run.rules().sink_size;
   tables.num_sinks =
       run.options().full_attention ? tables.num_tokens : (tables.num_documents - 1) * sinks + std::min(last, sinks);

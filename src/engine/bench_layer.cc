@@ -52,7 +52,6 @@ class LayerBench {
   BenchContext context_;
   RopeMemory rope_;
   Tensor position_;
-  double compression_ = 0;
   std::int64_t top_k_ = 0;
   std::vector<Step> steps_;
   LayerCounts counts_;  // means over steps
@@ -67,10 +66,8 @@ Status LayerBench::Prepare() {
   window.max_positions = static_cast<std::int32_t>(position) + 1;
   UNFOLD_TRY_ASSIGN(rope_, RopeMemory::Make(window, run_.backend()));
   UNFOLD_TRY_ASSIGN(position_, run_.memory().Ints(std::vector<std::int32_t>{static_cast<std::int32_t>(position)}));
-  const double sections = options.num_levels > 1 ? options.section_size : 1;
-  compression_ = options.compression > 0 ? options.compression : options.chunk_size * sections;
-  top_k_ = DefaultTopK(tables.num_tokens + tables.num_gists(), compression_, shape.group_size(), options.chunk_size,
-                       tables.num_chunks());
+  top_k_ = DefaultTopK(tables.num_tokens + tables.num_gists(), Compression(options), shape.group_size(),
+                       options.chunk_size, tables.num_chunks());
   for (const ContextView& view : context_.copies()) {
     UNFOLD_TRY(run_.Check("choose chunks"));
     Step& step = steps_.emplace_back();
@@ -197,7 +194,7 @@ void LayerBench::Describe(BenchFigure& figure) const {
   const double raw = static_cast<double>(tables.num_tokens - tables.num_sinks);
   figure.counts.insert(figure.counts.end(), {{"chunks", static_cast<double>(tables.num_chunks())},
                                              {"mean_chunk_tokens", raw / static_cast<double>(tables.num_chunks())},
-                                             {"compression", compression_},
+                                             {"compression", Compression(run_.options())},
                                              {"top_k", static_cast<double>(top_k_)},
                                              {"scored_gists_a_kv_head", counts_.scored_gists / heads},
                                              {"chosen_gists_a_kv_head", counts_.chosen_gists / heads},

@@ -22,7 +22,7 @@ namespace unfold {
 // Thread-compatible.
 class BenchRun {
  public:
-  // Opens the backend and measures its read bandwidth.
+  // Opens the backend and measures its read bandwidth for the first time.
   static Result<std::unique_ptr<BenchRun>> Make(const BenchOptions& options, const BenchProgress& progress);
 
   const BenchOptions& options() const { return options_; }
@@ -31,7 +31,9 @@ class BenchRun {
   RandomTensors& memory() { return *memory_; }
   // Rules of gists as the options have them; gists are the last ids of the vocabulary.
   const GistRules& rules() const { return rules_; }
-  // A document of `num_tokens` random raw tokens, cut into chunks. Each call gives another one.
+  // Raw tokens, any but gists. Each call gives others.
+  std::vector<TokenId> RandomTokens(std::int64_t num_tokens);
+  // A document of so many random raw tokens, cut into chunks.
   GistSequence RandomDocument(std::int64_t num_tokens);
 
   // Tells what is being done; Cancelled when nobody wants it any more.
@@ -47,11 +49,17 @@ class BenchRun {
   }
   Result<BenchFigure> Time(std::string_view what, double bytes, int repeats,
                            const std::function<Status(std::int64_t run)>& work);
+  // Of runs that were timed elsewhere, at least one. Not yet held against the bandwidth.
+  BenchFigure Figure(std::string_view what, double bytes, std::vector<double> seconds) const;
+
+  // The read bandwidth is the best of these: other work on the machine can only hide some of it.
+  Status MeasureBandwidth();
+  void HoldAgainstBandwidth(BenchFigure& figure) const;
 
  private:
   BenchRun(const BenchOptions& options, const BenchProgress& progress)
       : options_(options), progress_(progress), engine_(options.seed) {}
-  Status MeasureBandwidth();
+  Status MakeReadMemory();
   void MakeRules();
 
   const BenchOptions& options_;
@@ -62,13 +70,25 @@ class BenchRun {
   GistRules rules_;
   std::vector<bool> word_starts_;
   std::mt19937_64 engine_;
+  std::unique_ptr<RandomTensors> read_memory_;
+  XorWordsArgs read_;
   double read_bytes_per_s_ = 0;
 };
+
+// Seconds of a clock that only goes on.
+double SecondsNow();
 
 // One measurement each. They append their figures.
 Status BenchRoute(BenchRun& run, std::vector<BenchFigure>& figures);
 Status BenchEncode(BenchRun& run, std::vector<BenchFigure>& figures);
 Status BenchLayer(BenchRun& run, std::vector<BenchFigure>& figures);
+Status BenchDecode(BenchRun& run, std::vector<BenchFigure>& figures);
+Status BenchTtft(BenchRun& run, std::vector<BenchFigure>& figures);
+
+// Raw tokens of the documents that a context is made of.
+inline constexpr std::int64_t kBenchDocumentTokens = 2048;
+// The options' compression, or its default.
+double Compression(const BenchOptions& options);
 
 }  // namespace unfold
 

@@ -156,7 +156,7 @@ Status Generator::Prefill() {
     UNFOLD_TRY(attention_->BeginLinks(static_cast<std::int64_t>(context_.config->link_ids.size())));
     UNFOLD_TRY(context_.model->Run(links, *attention_, {.num_layers = 0, .keys_only = true}));
   }
-  UNFOLD_TRY(RunPass(question_.prompt.ids, /*decode=*/false));
+  UNFOLD_TRY(RunQueryPass(*context_.model, *attention_, question_.prompt.ids, /*decode=*/false, logits_));
   prefill_ms_ = MillisecondsSince(begin);
   return Status::Ok();
 }
@@ -168,13 +168,6 @@ std::vector<TokenId> Generator::LinkTokens() const {
   const std::vector<TokenId>& ids = context_.config->link_ids;
   for (std::size_t j = 0; j < working_set_->parts().size(); ++j) links.insert(links.end(), ids.begin(), ids.end());
   return links;
-}
-
-Status Generator::RunPass(std::span<const TokenId> ids, bool decode) {
-  const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  UNFOLD_TRY(attention_->BeginPass(num_tokens));
-  UNFOLD_TRY(context_.model->Run(ids, *attention_, {.num_layers = 0, .keys_only = false, .decode = decode}));
-  return context_.model->Logits(num_tokens - 1, logits_);
 }
 
 bool Generator::IsEnd(TokenId token) const {
@@ -205,7 +198,7 @@ Result<bool> Generator::Step(const TextSink& sink) {
   if (text_.stopped()) return End(FinishReason::kStop, sink);
   if (!wants_more) return End(FinishReason::kSink, {});
   if (static_cast<std::int64_t>(answer_.size()) == question_.max_answer_tokens) return End(FinishReason::kLength, sink);
-  UNFOLD_TRY(RunPass(std::span(&answer_.back(), 1), /*decode=*/true));
+  UNFOLD_TRY(RunQueryPass(*context_.model, *attention_, std::span(&answer_.back(), 1), /*decode=*/true, logits_));
   return true;
 }
 

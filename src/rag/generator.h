@@ -81,7 +81,6 @@ class Generator {
   Status Place(std::vector<PartRef> parts);
   Status Prefill();
   std::vector<TokenId> LinkTokens() const;
-  Status RunPass(std::span<const TokenId> ids, bool decode);
   bool IsEnd(TokenId token) const;
   Result<bool> End(FinishReason reason, const TextSink& sink);
   // Returns false when the sink said no.

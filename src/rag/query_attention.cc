@@ -167,4 +167,12 @@ void QueryAttention::Record(int layer, std::int64_t num_tokens) {
   }
 }
 
+Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
+                    std::vector<float>& logits) {
+  const auto num_tokens = static_cast<std::int64_t>(ids.size());
+  UNFOLD_TRY(attention.BeginPass(num_tokens));
+  UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .decode = decode}));
+  return model.Logits(num_tokens - 1, logits);
+}
+
 }  // namespace unfold

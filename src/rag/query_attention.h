@@ -80,6 +80,10 @@ class QueryAttention : public LayerAttention {
   std::int64_t pass_shares_ = 0;
 };
 
+// Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode` as in PassOptions.
+Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
+                    std::vector<float>& logits);
+
 }  // namespace unfold
 
 #endif  // UNFOLD_RAG_QUERY_ATTENTION_H_
