@@ -88,14 +88,14 @@ Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
   UNFOLD_TRY_ASSIGN(view.chunk_page, memory.Ints(Shuffled(chunks, run.options().seed)));
   UNFOLD_TRY_ASSIGN(view.chunk_tokens, memory.Ints(tables_.chunk_tokens));
   const std::int64_t page_tokens = run.rules().max_chunk_tokens();
-  UNFOLD_TRY_ASSIGN(view.page_k, memory.Normal(kContextType, {chunks, kv_heads, page_tokens, dim}, 1));
-  UNFOLD_TRY_ASSIGN(view.page_v, memory.Normal(kContextType, {chunks, kv_heads, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(view.page_k, memory.Normal(run.context_type(), {chunks, kv_heads, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(view.page_v, memory.Normal(run.context_type(), {chunks, kv_heads, page_tokens, dim}, 1));
   return Status::Ok();
 }
 
 // How many copies there are; asks for the memory of all of it.
 Result<int> BenchContext::NumCopies(const BenchRun& run) const {
-  const double row_bytes = 2.0 * run.shape().kv_heads * run.shape().head_dim * DTypeBytes(kContextType);
+  const double row_bytes = 2.0 * run.shape().kv_heads * run.shape().head_dim * DTypeBytes(run.context_type());
   const double copy_bytes = static_cast<double>(tables_.num_sinks + tables_.num_gists()) * row_bytes;
   const double page_bytes = static_cast<double>(tables_.num_chunks() * run.rules().max_chunk_tokens()) * row_bytes;
   const double copies = std::clamp(std::ceil(kCopiesBytes / copy_bytes), 1.0, kMostCopies);
@@ -109,12 +109,12 @@ Status BenchContext::MakeCopies(BenchRun& run, const ContextView& shared, int co
   for (int copy = 0; copy < copies; ++copy) {
     UNFOLD_TRY(run.Check("make keys and values"));
     ContextView view = shared;
-    UNFOLD_TRY_ASSIGN(view.sink_k, memory.Normal(kContextType, {kv_heads, tables_.num_sinks, dim}, 1));
-    UNFOLD_TRY_ASSIGN(view.sink_v, memory.Normal(kContextType, {kv_heads, tables_.num_sinks, dim}, 1));
+    UNFOLD_TRY_ASSIGN(view.sink_k, memory.Normal(run.context_type(), {kv_heads, tables_.num_sinks, dim}, 1));
+    UNFOLD_TRY_ASSIGN(view.sink_v, memory.Normal(run.context_type(), {kv_heads, tables_.num_sinks, dim}, 1));
     for (int n = 0; n < view.num_levels; ++n) {
       const std::int64_t gists = tables_.levels[n].size();
-      UNFOLD_TRY_ASSIGN(view.gists[n].k, memory.Normal(kContextType, {kv_heads, gists, dim}, 1));
-      UNFOLD_TRY_ASSIGN(view.gists[n].v, memory.Normal(kContextType, {kv_heads, gists, dim}, 1));
+      UNFOLD_TRY_ASSIGN(view.gists[n].k, memory.Normal(run.context_type(), {kv_heads, gists, dim}, 1));
+      UNFOLD_TRY_ASSIGN(view.gists[n].v, memory.Normal(run.context_type(), {kv_heads, gists, dim}, 1));
     }
     copies_.push_back(view);
   }

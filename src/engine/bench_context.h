@@ -13,9 +13,6 @@
 
 namespace unfold {
 
-// As the seam takes KV of a context.
-inline constexpr DType kContextType = DType::kF32;
-
 // The tables of a context, by host and by backend.
 struct BenchTables {
   std::int64_t num_documents = 0, num_tokens = 0, num_sinks = 0;  // raw tokens

@@ -54,7 +54,8 @@ class AnswerBench {
 
 // Weights, gists of all layers and pages of all chunks, or with full attention a row for each token.
 double AnswerBench::NeededBytes() const {
-  const double row = 2.0 * shape_.kv_heads * shape_.head_dim * sizeof(float);
+  const double row = 2.0 * shape_.kv_heads * shape_.head_dim *
+                     static_cast<double>(DTypeBytes(run_.backend().WorkingType(run_.options().compute)));
   const auto tokens = static_cast<double>(run_.options().context_tokens);
   const auto chunks = static_cast<double>(documents_->num_chunks());
   const double rows = run_.options().full_attention ? tokens : chunks * (1.5 + run_.rules().max_chunk_tokens());
@@ -73,7 +74,7 @@ Status AnswerBench::Open() {
   UNFOLD_TRY_ASSIGN(
       model_, Transformer::Random(shape_, run_.backend(), options.compute, options.seed, Check("make the weights")));
   const int page_tokens = run_.rules().max_chunk_tokens();
-  const std::uint64_t page_bytes = 2 * sizeof(float) * static_cast<std::uint64_t>(shape_.kv_heads) *
+  const std::uint64_t page_bytes = 2 * DTypeBytes(model_->kv_type()) * static_cast<std::uint64_t>(shape_.kv_heads) *
                                    static_cast<std::uint64_t>(shape_.head_dim) *
                                    static_cast<std::uint64_t>(page_tokens);
   const std::uint64_t pages =
@@ -123,7 +124,7 @@ Status AnswerBench::Answer(std::string_view doing, std::vector<double>& seconds)
 // The least that a step reads: weights; of each layer the sinks and the tail; gist keys of the coarsest level, and of
 // those below at least the ones that were chosen; KV of the chosen. Layer 0 reads gist keys alone, and no raw tokens.
 double AnswerBench::StepBytes() const {
-  const double head_row = static_cast<double>(shape_.head_dim) * sizeof(float);
+  const double head_row = static_cast<double>(shape_.head_dim) * static_cast<double>(DTypeBytes(model_->kv_type()));
   const double heads = shape_.kv_heads, layers = shape_.num_layers;
   const double tail = static_cast<double>(question_.size()) + static_cast<double>(answer_.size()) / 2;
   const double weights = CostOf(shape_).decode_bytes;

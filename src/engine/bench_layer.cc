@@ -101,8 +101,10 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
   attend.rope = rope_.table();
   attend.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
   attend.chosen = step.chosen;
-  UNFOLD_TRY_ASSIGN(attend.tail_k, memory.Normal(kContextType, {shape.kv_heads, kTailTokens, shape.head_dim}, 1));
-  UNFOLD_TRY_ASSIGN(attend.tail_v, memory.Normal(kContextType, {shape.kv_heads, kTailTokens, shape.head_dim}, 1));
+  UNFOLD_TRY_ASSIGN(attend.tail_k,
+                    memory.Normal(run_.context_type(), {shape.kv_heads, kTailTokens, shape.head_dim}, 1));
+  UNFOLD_TRY_ASSIGN(attend.tail_v,
+                    memory.Normal(run_.context_type(), {shape.kv_heads, kTailTokens, shape.head_dim}, 1));
   attend.tail_position = context_.end_position();
   UNFOLD_TRY_ASSIGN(attend.out, memory.Zeros(DType::kF32, {1, shape.heads, shape.head_dim}));
   return Status::Ok();
@@ -181,7 +183,7 @@ Status LayerBench::CountChoice(const Step& step) {
 }
 
 double LayerBench::RowBytes(double rows) const {
-  return rows * static_cast<double>(run_.shape().head_dim) * static_cast<double>(DTypeBytes(kContextType));
+  return rows * static_cast<double>(run_.shape().head_dim) * static_cast<double>(DTypeBytes(run_.context_type()));
 }
 
 void LayerBench::Describe(BenchFigure& figure) const {

@@ -28,6 +28,8 @@ class BenchRun {
   const BenchOptions& options() const { return options_; }
   const ModelConfig& shape() const { return shape_; }
   Backend& backend() { return *backend_; }
+  // Of KV where no products say it: as the backend attends it beside products in bf16.
+  DType context_type() const { return backend_->WorkingType(DType::kBF16); }
   RandomTensors& memory() { return *memory_; }
   // Rules of gists as the options have them; gists are the last ids of the vocabulary.
   const GistRules& rules() const { return rules_; }
