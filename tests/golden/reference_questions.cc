@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -52,6 +53,18 @@ Comparison CompareTokens(const Json& reference, const Answer& answer, const std:
   return result;
 }
 
+using Chunks = std::vector<std::pair<std::string, int>>;
+
+// Those of `some` that `others` lack, with a mark before each.
+std::string Missing(const std::string& mark, const Chunks& some, const Chunks& others) {
+  std::string missing;
+  for (const auto& chunk : some) {
+    if (std::find(others.begin(), others.end(), chunk) != others.end()) continue;
+    missing += mark + chunk.first + " chunk " + std::to_string(chunk.second);
+  }
+  return missing;
+}
+
 Comparison CompareChosen(const Json& reference, const Answer& answer) {
   Comparison result;
   const auto documents = reference.at("documents").get<std::vector<std::string>>();
@@ -74,7 +87,9 @@ Comparison CompareChosen(const Json& reference, const Answer& answer) {
       const double margin = layer.at("margin").get<double>();
       (margin < kScoreMargin ? result.notes : result.failures)
           .push_back(Label(reference) + "layer " + std::to_string(number) + " group " + std::to_string(head) +
-                     " chose other chunks, reference gap " + std::to_string(margin));
+                     " chose other chunks, reference gap " + std::to_string(margin) + ":" +
+                     Missing(" +", got[{number, static_cast<int>(head)}], expected) +
+                     Missing(" -", expected, got[{number, static_cast<int>(head)}]));
     }
   }
   if (num_groups == 0 || num_groups != answer.unfolded.size()) {
