@@ -34,11 +34,6 @@ Result<std::unique_ptr<UnfoldCache>> UnfoldCache::Make(Transformer& model, int m
   return cache;
 }
 
-void UnfoldCache::Touch(std::int32_t page) {
-  pages_[page].stamp = stamp_;
-  recency_.splice(recency_.begin(), recency_, pages_[page].place);
-}
-
 std::int32_t UnfoldCache::Find(const PageKey& key, std::int32_t hint) {
   std::int32_t page = -1;
   if (hint >= 0 && pages_[hint].used && pages_[hint].key == key) {
@@ -46,23 +41,26 @@ std::int32_t UnfoldCache::Find(const PageKey& key, std::int32_t hint) {
   } else if (const auto it = page_of_.find(key); it != page_of_.end()) {
     page = it->second;
   }
-  if (page >= 0) Touch(page);
+  if (page >= 0) pages_[page].stamp = stamp_;
   return page;
 }
 
 Result<std::int32_t> UnfoldCache::TakePage() {
-  if (num_used_ < static_cast<std::int32_t>(pages_.size())) {
-    const std::int32_t page = num_used_++;
-    recency_.push_front(page);
-    pages_[page].place = recency_.begin();
-    return page;
+  if (num_used_ < static_cast<std::int32_t>(pages_.size())) return num_used_++;
+  while (!oldest_.empty() && pages_[oldest_.back().second].stamp != oldest_.back().first) oldest_.pop_back();
+  if (oldest_.empty()) {
+    for (std::int32_t page = 0; page < num_used_; ++page) {
+      if (pages_[page].stamp != stamp_) oldest_.emplace_back(pages_[page].stamp, page);
+    }
+    std::sort(oldest_.rbegin(), oldest_.rend());
   }
-  const std::int32_t page = recency_.back();
-  if (pages_[page].stamp == stamp_) {
+  if (oldest_.empty()) {
     return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
                                      std::to_string(pages_.size()) +
                                      " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
   }
+  const std::int32_t page = oldest_.back().second;
+  oldest_.pop_back();
   if (pages_[page].used) page_of_.erase(pages_[page].key);
   pages_[page].used = false;
   return page;
@@ -71,7 +69,7 @@ Result<std::int32_t> UnfoldCache::TakePage() {
 Result<std::int32_t> UnfoldCache::Unfold(const PageKey& key, const KvView& block, std::int64_t row_begin,
                                          std::int64_t num_tokens, std::int32_t first_position) {
   UNFOLD_TRY_ASSIGN(const std::int32_t page, TakePage());
-  Touch(page);
+  pages_[page].stamp = stamp_;
   if (num_tokens > 0) {
     std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
     std::iota(positions.begin(), positions.end(), first_position);

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "model/transformer.h"
@@ -68,13 +69,11 @@ class UnfoldCache {
  private:
   UnfoldCache(Transformer& model, std::uint64_t block_budget) : model_(model), block_budget_(block_budget) {}
   Result<std::int32_t> TakePage();
-  void Touch(std::int32_t page);
 
   struct Page {
     PageKey key;
     std::uint64_t stamp = 0;  // operation that touched it last
     bool used = false;
-    std::list<std::int32_t>::iterator place;  // in recency_
   };
   struct Block {
     std::shared_ptr<const RawBlock> raw;
@@ -85,7 +84,9 @@ class UnfoldCache {
   Buffer memory_k_, memory_v_;
   Tensor pages_k_, pages_v_;
   std::vector<Page> pages_;
-  std::list<std::int32_t> recency_;  // front: touched last
+  // Pages that were touched longest ago, the oldest last, with the stamps they had then: those touched since are passed
+  // over. Made anew when it is used up, so that touching a page costs a store and no list is walked.
+  std::vector<std::pair<std::uint64_t, std::int32_t>> oldest_;
   std::int32_t num_used_ = 0;
   std::unordered_map<PageKey, std::int32_t, PageKeyHash> page_of_;
   std::uint64_t stamp_ = 0;

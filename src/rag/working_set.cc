@@ -307,13 +307,17 @@ Status WorkingSet::MakeResident(int layer, std::span<const std::int32_t> chunks)
   cache_.BeginOperation();
   std::vector<std::int32_t>& pages = layers_[layer].chunk_page;
   std::vector<Miss> misses;
+  bool moved = false;
   for (const std::int32_t chunk : chunks) {
     const auto part = static_cast<std::size_t>(chunk_part_[chunk]);
     const PartRef& ref = parts_[part].ref;
     const auto local = static_cast<std::uint32_t>(chunk - parts_[part].first_chunk);
     PageKey key{ref.source, ref.id.value, ref.part, local, static_cast<std::uint16_t>(layer)};
-    pages[chunk] = cache_.Find(key, pages[chunk]);
-    if (pages[chunk] >= 0) {
+    // A page found elsewhere: another question's chunks took this one's in between.
+    const std::int32_t page = cache_.Find(key, pages[chunk]);
+    moved = moved || page != pages[chunk];
+    pages[chunk] = page;
+    if (page >= 0) {
       ++pages_hit_;
       continue;
     }
@@ -324,7 +328,7 @@ Status WorkingSet::MakeResident(int layer, std::span<const std::int32_t> chunks)
   pages_missed_ += misses.size();
   UNFOLD_TRY(ReadBlocks(layer, misses));
   for (const Miss& miss : misses) UNFOLD_TRY(UnfoldMiss(layer, miss));
-  // Found pages can have moved too, when another question's chunks took theirs in between.
+  if (misses.empty() && !moved) return Status::Ok();
   return model_.backend().Upload(layers_[layer].device_page.View(DType::kInt32, {num_chunks()}), pages.data());
 }
 
