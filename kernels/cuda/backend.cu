@@ -62,10 +62,10 @@ Result<Tensor> CudaBackend::ImportWeights(const Tensor& host) {
 Result<std::unique_ptr<Recording>> CudaBackend::Record(std::function<Status()> work) {
   UNFOLD_TRY(context_->BeginRecording());
   const Status worked = work();
-  Result<cudaGraphExec_t> recorded = context_->EndRecording();  // in any case
-  UNFOLD_TRY(worked);
-  UNFOLD_TRY(recorded.status());
-  return Result<std::unique_ptr<Recording>>(std::make_unique<RecordedGraph>(*context_, *recorded));
+  UNFOLD_TRY_ASSIGN(cudaGraphExec_t recorded, context_->EndRecording());  // in any case
+  std::unique_ptr<Recording> recording = std::make_unique<RecordedGraph>(*context_, recorded);
+  UNFOLD_TRY(worked);  // what was recorded until then is forgotten
+  return Result<std::unique_ptr<Recording>>(std::move(recording));
 }
 
 Result<std::unique_ptr<Backend>> MakeCudaBackend() {
