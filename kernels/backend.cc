@@ -110,11 +110,7 @@ std::int64_t CheckContext(ArgCheck& check, const ContextView& context, unsigned 
   check.Shape("context.segment_sink", context.segment_sink, kInt32, {context.num_documents() + 1});
   if (read != GistRead::kChosen || chunks == 0 || !check.ok()) return chunks;
 
-  check.Shape("context.chunk_page", context.chunk_page, kInt32, {chunks});
   check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
-  check.Shape("context.page_k", context.page_k, kv, {kAny, kv_heads, kAny, head_dim});
-  check.Shape("context.page_v", context.page_v, kv,
-              {context.page_k.dims[0], kv_heads, context.page_k.dims[2], head_dim});
   return chunks;
 }
 
@@ -125,6 +121,24 @@ void CheckRows(ArgCheck& check, std::string_view field_k, const Tensor& k, std::
   if (!check.ok()) return;
   check.Shape(field_v, v, kv, {kv_heads, k.dims[1], head_dim});
   check.That(k.dims[1] >= used, field_k, "has fewer rows than are used");
+}
+
+void CheckPages(ArgCheck& check, const Tensor& k, const Tensor& v, unsigned kv, std::int64_t head_dim) {
+  check.Shape("page_k", k, kv, {kAny, kAny, head_dim});
+  if (check.ok()) check.Shape("page_v", v, kv, {k.dims[0], k.dims[1], head_dim});
+}
+
+void CheckPool(ArgCheck& check, const PagePool& pool, std::int64_t head_dim) {
+  constexpr unsigned kBytes = TypeBit(DType::kInt8);
+  CheckPages(check, pool.page_k, pool.page_v, KvType(check, "page_k", pool.page_k), head_dim);
+  check.Shape("page_slot", pool.page_slot, kInt32, {pool.page_k.dims[0]});
+  check.Shape("page_call", pool.page_call, kInt32, {pool.page_k.dims[0]});
+  check.Shape("slot_page", pool.slot_page, kInt32, {kAny});
+  check.Shape("raw", pool.raw, kBytes, {kAny, sizeof(RawRows)});
+  check.Shape("counts", pool.counts, kBytes, {sizeof(PageCounts)});
+  check.Shape("missing", pool.missing, kInt32, {kAny});
+  check.That(pool.page_k.dims[0] <= kMaxIndex && pool.slot_page.dims[0] <= kMaxIndex, "pool", "has too many pages");
+  check.That(pool.page_k.dims[0] > 0 && pool.missing.dims[0] > 0, "pool", "has no page, or no place for what misses");
 }
 
 // Where operations have no cost of their own beside their work: calls them.
@@ -271,6 +285,27 @@ Status Backend::SelectChunks(const SelectChunksArgs& args) {
   return check.ok() ? DoSelectChunks(args) : check.status();
 }
 
+Status Backend::UnfoldChunks(const UnfoldChunksArgs& args) {
+  ArgCheck check("UnfoldChunks");
+  check.That(args.context != nullptr, "context", "is missing");
+  if (!check.ok()) return check.status();
+  const ContextView& context = *args.context;
+  check.Shape("chosen", args.chosen.gists, kInt32, {kAny, kAny, kAny});
+  const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
+  check.Shape("chosen.counts", args.chosen.counts, kInt32, {rows, kv_heads});
+  check.Shape("pages", args.pages, kInt32, {rows, kv_heads, chunks});
+  CheckRope(check, args.rope, args.pool.page_k.dims[2]);
+  CheckPool(check, args.pool, args.pool.page_k.dims[2]);
+  check.Shape("context.segment_offset", context.segment_offset, kInt32, {kAny});
+  check.Shape("context.gists.segment", context.gists[0].segment, kInt32, {context.num_documents() + 1});
+  check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
+  check.Shape("context.chunk_position", context.chunk_position, kInt32, {chunks});
+  check.Shape("context.segment_slot", context.segment_slot, kInt32, {context.num_documents()});
+  check.Shape("context.segment_raw", context.segment_raw, kInt32, {context.num_documents()});
+  check.Range("context.chunks_per_block", context.chunks_per_block, 1, kMaxIndex);
+  return check.ok() ? DoUnfoldChunks(args) : check.status();
+}
+
 Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   ArgCheck check("SparseAttention");
   check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
@@ -291,6 +326,10 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
       with_documents ? CheckContext(check, *args.context, kv, kv_heads, head_dim, args.read) : 0;
   for (int level = 0; chunks > 0 && args.read == GistRead::kChosen && level < args.context->num_levels; ++level) {
     CheckChosenGists(check, "chosen", args.chosen[level], rows, kv_heads, args.context->gists[level].k.dims[1]);
+  }
+  if (chunks > 0 && args.read == GistRead::kChosen) {
+    check.Shape("pages", args.pages, kInt32, {rows, kv_heads, chunks});
+    CheckPages(check, args.page_k, args.page_v, kv, head_dim);
   }
   if (args.row_documents.rank != 0) check.Shape("row_documents", args.row_documents, kInt32, {rows});
   if (args.chunk_mass.rank != 0) {

@@ -137,12 +137,13 @@ struct ContextView {
   Tensor sink_v;          // kv [Hk, sinks, D]
   int num_levels = 1;
   std::array<GistLevel, kMaxGistLevels> gists;  // the first num_levels are set; C = C_0 below
-  // Raw tokens of chunk c: the first chunk_tokens[c] rows of page chunk_page[c]. chunk_page[c] < 0 means not unfolded,
-  // and choosing such a chunk is an error.
-  Tensor chunk_page;    // i32 [C]
-  Tensor chunk_tokens;  // i32 [C]
-  Tensor page_k;        // kv [P, Hk, L_max, D]
-  Tensor page_v;        // kv [P, Hk, L_max, D]
+  Tensor chunk_tokens;                          // i32 [C]: raw tokens of each chunk
+  Tensor chunk_position;  // i32 [C]: of its first raw token, inside its document. Read by UnfoldChunks alone, as below
+  // Of each document, at this layer: the first of its slots, Hk rows of as many as it has chunks, and the first of its
+  // blocks of raw rows, one for every chunks_per_block chunks (PagePool).
+  Tensor segment_slot;  // i32 [m]
+  Tensor segment_raw;   // i32 [m]
+  std::int64_t chunks_per_block = 1;
 
   std::int64_t num_documents() const { return segment_offset.dims[0]; }
 };
@@ -151,6 +152,47 @@ struct ContextView {
 struct ChosenGists {
   Tensor gists;   // i32 [T, Hk, C_n], ascending, the first counts[t, hk] are set
   Tensor counts;  // i32 [T, Hk]
+};
+
+// Raw rows as stored, of some chunks that follow each other: in memory of AllocateHost, at multiples of 16 bytes.
+struct RawRows {
+  const void* k = nullptr;  // `dtype` [num_rows, Hk, D], not rotated. Null: not in memory
+  const void* v = nullptr;
+  const void* k_scale = nullptr;  // bf16 [Hk, D]; with int8 only
+  const void* v_scale = nullptr;
+  std::int32_t num_rows = 0;
+  DType dtype = DType::kF32;   // f32, bf16 or int8
+  std::uint32_t asked_by = 0;  // the last call that found them not in memory
+};
+
+// What UnfoldChunks counts and remembers.
+struct PageCounts {
+  std::uint64_t pages_hit = 0;       // pages that a call found unfolded, each counted once a call
+  std::uint64_t pages_unfolded = 0;  // pages that were filled
+  std::uint64_t raw_bytes = 0;       // that were read for it: what crosses the bus where there is one
+  std::uint64_t left_out = 0;        // chosen chunks that got no page, for want of raw rows or of pages
+  std::uint32_t calls = 0;           // counts on from 0 after the largest
+  std::uint32_t oldest = 0;          // pages that were last used by this call or an earlier one may be taken
+  std::int32_t next_page = 0;        // from where to look for one
+  std::int32_t num_used = 0;         // pages [0, num_used) have been taken once
+  // Of the last call: blocks of raw rows it wanted that are not in memory, of which `missing` has as many as it holds,
+  // and pages it wanted when all were in use.
+  std::int32_t num_missing = 0;
+  std::int32_t pages_lacking = 0;
+};
+
+// Pages of unfolded raw KV. A page holds the raw tokens of one chunk, layer and key/value head, keys rotated to
+// positions inside their own document, so it is valid wherever that document is placed. A *slot* stands for such a
+// chunk, layer and head, whether it has a page or not.
+struct PagePool {
+  Tensor page_k;     // kv [P, L_max, D]
+  Tensor page_v;     // kv [P, L_max, D]
+  Tensor page_slot;  // i32 [P]: whose page it was last
+  Tensor page_call;  // i32 [P]: the call that used it last (PageCounts::calls)
+  Tensor slot_page;  // i32 [S]: -1: none
+  Tensor raw;        // int8 [R, sizeof(RawRows)]
+  Tensor counts;     // int8 [sizeof(PageCounts)]; PageCounts{} at the beginning
+  Tensor missing;    // i32 [at least 1]: indices into `raw`, each once
 };
 
 // The gists of one level that are candidates for a query row and key/value head: the children of `parents`, the gists
@@ -180,6 +222,17 @@ struct SelectChunksArgs {
   ChosenGists chosen{};
 };
 
+// Unfolds the chosen chunks that have no page yet. Pages for them are those never taken, then those used longest ago:
+// of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken. Bound: of a
+// page's values as Unfold.
+struct UnfoldChunksArgs {
+  const ContextView* context = nullptr;  // level 0's segments, and what stands last in it
+  ChosenGists chosen;                    // of level 0
+  RopeTable rope;
+  PagePool pool;
+  Tensor pages;  // i32 [T, Hk, C]: the page of each chosen chunk, -1 for one that was left out
+};
+
 // Which gists of the documents a query row attends.
 enum class GistRead : std::uint8_t {
   kChosen,     // the chosen ones of every level, and the raw tokens of chosen chunks (method.md 4.5)
@@ -201,6 +254,11 @@ struct SparseAttentionArgs {
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
   std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
+  // Raw tokens of a chosen chunk c: the first context->chunk_tokens[c] rows of its page. A chunk without one is
+  // attended by its gist alone. With kChosen, where the context has gists:
+  Tensor pages;          // i32 [T, Hk, C], as UnfoldChunks wrote it
+  Tensor page_k;         // kv [P, L_max, D]
+  Tensor page_v;         // kv [P, L_max, D]
   Tensor row_documents;  // i32 [T], optional: row t sees the first row_documents[t] documents. Not set: all
   Tensor tail_k;         // kv [Hk, rows, D], rotated
   Tensor tail_v;         // kv [Hk, rows, D]
@@ -257,8 +315,11 @@ class Backend {
   // Host to device and back; complete on return.
   virtual Status Upload(const Tensor& device, const void* host) = 0;
   virtual Status Download(void* host, const Tensor& device) = 0;
-  // Host memory for downloads that run beside later work. ResourceExhausted with what was asked.
+  // Host memory for downloads that run beside later work, and for raw rows: operations read it where it is.
+  // ResourceExhausted with what was asked.
   virtual Result<Buffer> AllocateHost(std::size_t bytes) = 0;
+  // Whether operations return before they are done, so that each Download waits for all work before it.
+  virtual bool RunsBehind() const { return false; }
   // Starts to bring `device`, f32, to `host`, inside memory of AllocateHost, as f32 or as bf16 (to nearest, ties to
   // even). `device` may be overwritten at once; `host` is there after the next FinishDownloads.
   Status StartDownload(void* host, const Tensor& device, DType type);
@@ -283,6 +344,7 @@ class Backend {
   Status Unfold(const UnfoldArgs& args);
   Status GistScore(const GistScoreArgs& args);
   Status SelectChunks(const SelectChunksArgs& args);
+  Status UnfoldChunks(const UnfoldChunksArgs& args);
   Status SparseAttention(const SparseAttentionArgs& args);
   Status RouteScore(const RouteScoreArgs& args) { return RouteScores(std::span(&args, 1)); }
   // The routing heads of one collection: the same units, T and D, keys of one type. Each has the bits it has alone.
@@ -301,6 +363,7 @@ class Backend {
   virtual Status DoUnfold(const UnfoldArgs& args) = 0;
   virtual Status DoGistScore(const GistScoreArgs& args) = 0;
   virtual Status DoSelectChunks(const SelectChunksArgs& args) = 0;
+  virtual Status DoUnfoldChunks(const UnfoldChunksArgs& args) = 0;
   virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
   static Status CheckRouteScore(const RouteScoreArgs& args);
   virtual Status DoRouteScores(std::span<const RouteScoreArgs> heads) = 0;

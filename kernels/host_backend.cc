@@ -133,15 +133,10 @@ Status CheckChosen(const SparseAttentionArgs& args) {
   for (std::int64_t list = 0; list < num_lists; ++list) {
     for (std::int64_t at = list * width; at < list * width + chunks.counts.as<std::int32_t>()[list]; ++at) {
       const std::int32_t chunk = chunks.gists.as<std::int32_t>()[at];
-      const std::int32_t page = Ints(args.context->chunk_page)[chunk];
+      const std::int32_t page = Ints(args.pages)[at];
       const std::int32_t tokens = Ints(args.context->chunk_tokens)[chunk];
-      const std::int64_t pages = args.context->page_k.dims[0], page_tokens = args.context->page_k.dims[2];
-      if (page < 0) {
-        return Bad("SparseAttention", "chosen", at, chunk, "an unfolded chunk (context.chunk_page is below 0)");
-      }
-      if (page >= pages) {
-        return Bad("SparseAttention", "context.chunk_page", chunk, page, "a page below " + std::to_string(pages));
-      }
+      const std::int64_t pages = args.page_k.dims[0], page_tokens = args.page_k.dims[1];
+      if (page >= pages) return Bad("SparseAttention", "pages", at, page, "a page below " + std::to_string(pages));
       if (tokens < 0 || tokens > page_tokens) {
         return Bad("SparseAttention", "context.chunk_tokens", chunk, tokens, "0 to " + std::to_string(page_tokens));
       }

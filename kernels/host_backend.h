@@ -24,6 +24,7 @@ class HostBackend : public Backend {
 
  private:
   Status DoStartDownload(void* host, const Tensor& device, DType type) override;
+  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
 };
 
 // Each value of `indices` is in [0, limit).
@@ -42,7 +43,7 @@ Status CheckQueryPositions(std::string_view op, const Tensor& positions, const R
                            const ContextView* context);
 
 // What a call of SparseAttention reads of its tensors of integers: positions have a row in the table and in the tail,
-// rows see documents that exist, chosen gists of each level ascend and exist, chosen chunks are unfolded.
+// rows see documents that exist, chosen gists of each level ascend and exist, pages of chosen chunks exist or are none.
 Status CheckAttention(const SparseAttentionArgs& args);
 // Likewise for the parents of candidates of `level`, when they are set.
 Status CheckParents(std::string_view op, const ContextView* context, int level, const ChosenGists& parents);

@@ -22,7 +22,7 @@ namespace unfold {
 enum class BenchKind : std::uint8_t {
   kRoute,   // a question against the gist keys of a collection
   kEncode,  // documents to gist and raw KV, as ingest does it
-  kLayer,   // one layer of a decoding step: score, select, attend; all chunks unfolded before
+  kLayer,   // one layer of a decoding step: score, select, find pages, attend; all chunks unfolded before
   kDecode,  // one token of an answer over documents that were encoded before, through all layers
   kTtft,    // from a question and the documents it is answered from to the logits of the first token; no routing
 };

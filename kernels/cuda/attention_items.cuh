@@ -42,9 +42,10 @@ struct AttentionInputs {
   int num_levels = 0;
   LevelInputs<Kv> levels[kMaxGistLevels];
   bool choose = false;
-  HeadRows<Kv> pages;  // [P, Hk, stride, D]
+  HeadRows<Kv> pages;  // [P, stride, D]
   Index num_pages = 0;
-  const std::int32_t *chunk_page = nullptr, *chunk_tokens = nullptr;
+  const std::int32_t *chosen_pages = nullptr, *chunk_tokens = nullptr;  // pages of level 0's chosen
+
   const std::int32_t* row_documents = nullptr;
 
   __device__ Index documents() const { return queries.documents; }
@@ -163,7 +164,7 @@ struct ItemsOfRow {
     const std::int32_t gist = level.chosen[at], before = place > 0 ? level.chosen[at - 1] : -1;
     if (!InRange(faults, FaultKind::kChosen, at, gist, level.rows.stride)) return {};
     Item<Kv> item;
-    const std::int32_t page = is_chunk ? in.chunk_page[gist] : 0, tokens = is_chunk ? in.chunk_tokens[gist] : 0;
+    const std::int32_t page = is_chunk ? in.chosen_pages[at] : 0, tokens = is_chunk ? in.chunk_tokens[gist] : 0;
     item.document =
         static_cast<std::int32_t>(min(FirstNotBelow(level.segment + 1, in.documents(), gist + 1), in.documents() - 1));
     if (before >= gist) {
@@ -173,19 +174,16 @@ struct ItemsOfRow {
     Place(level.rows, gist, &item);
     item.rows = 1;
     if (!is_chunk) return item;
-    if (page < 0) {
-      NoteFault(faults, FaultKind::kNotUnfolded, at, gist, 0);
-      return {};
-    }
-    if (!InRange(faults, FaultKind::kChunkPage, gist, page, in.num_pages) ||
+    item.chunk = gist;
+    if (page < 0) return item;  // left out: its gist alone
+    if (!InRange(faults, FaultKind::kPages, at, page, in.num_pages) ||
         !InRange(faults, FaultKind::kChunkTokens, gist, tokens, in.pages.stride + 1)) {
       return {};
     }
-    const Index raw = (Index{page} * in.kv_heads + kv_head) * in.pages.stride * in.queries.head_dim;
+    const Index raw = Index{page} * in.pages.stride * in.queries.head_dim;
     item.raw_k = in.pages.k + raw;
     item.raw_v = in.pages.v + raw;
     item.raw_rows = tokens;
-    item.chunk = gist;
     return item;
   }
 };

@@ -36,6 +36,7 @@ class CudaBackend final : public Backend {
   Status Upload(const Tensor& device, const void* host) override;
   Status Download(void* host, const Tensor& device) override;
   Result<Buffer> AllocateHost(std::size_t bytes) override;
+  bool RunsBehind() const override { return true; }
   Status FinishDownloads() override;
   Result<Tensor> ImportWeights(const Tensor& host) override;
   Result<std::unique_ptr<Recording>> Record(std::function<Status()> work) override;
@@ -51,6 +52,7 @@ class CudaBackend final : public Backend {
   Status DoUnfold(const UnfoldArgs& args) override;
   Status DoGistScore(const GistScoreArgs& args) override;
   Status DoSelectChunks(const SelectChunksArgs& args) override;
+  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
   Status DoSparseAttention(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
   Status DoXorWords(const XorWordsArgs& args) override;

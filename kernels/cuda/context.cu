@@ -36,8 +36,7 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"SparseAttention: chosen.counts", "0 to #"},
     {"SparseAttention: chosen", "0 to #"},
     {"SparseAttention: chosen", "ascending gists"},
-    {"SparseAttention: chosen", "an unfolded chunk (context.chunk_page is below 0)"},
-    {"SparseAttention: context.chunk_page", "a page up to #"},
+    {"SparseAttention: pages", "a page up to #"},
     {"SparseAttention: context.chunk_tokens", "0 to #"},
     {"SparseAttention: row_documents", "0 to #"},
     {"GistScore: context.gists.segment", "ascending, up to #"},
@@ -45,6 +44,14 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"SelectChunks: context.gists.child", "ascending, up to #"},
     {"SparseAttention: context.gists.segment", "ascending, up to #"},
     {"SparseAttention: context.segment_sink", "ascending, up to #"},
+    {"UnfoldChunks: chosen.counts", "0 to #"},
+    {"UnfoldChunks: chosen", "0 to #"},
+    {"UnfoldChunks: context.gists.segment", "ascending, up to #"},
+    {"UnfoldChunks: context.chunk_tokens", "0 to #"},
+    {"UnfoldChunks: a chunk's slot", "0 to #"},
+    {"UnfoldChunks: a chunk's block", "0 to #"},
+    {"UnfoldChunks: a chunk's rows", "to end by row # of their block"},
+    {"UnfoldChunks: context.chunk_position", "0 to #"},
 }};
 
 Status Tell(std::size_t kind, const FaultNote& note) {

@@ -45,8 +45,7 @@ enum class FaultKind : int {
   kChosenCounts,
   kChosen,
   kChosenOrder,
-  kNotUnfolded,
-  kChunkPage,
+  kPages,
   kChunkTokens,
   kRowDocuments,
   kScoreSegment,
@@ -54,6 +53,14 @@ enum class FaultKind : int {
   kSelectChild,
   kAttentionSegment,
   kAttentionSinks,
+  kUnfoldChosenCounts,
+  kUnfoldChosen,
+  kUnfoldSegment,
+  kUnfoldTokens,
+  kUnfoldSlot,
+  kUnfoldBlock,
+  kUnfoldRows,
+  kUnfoldChunkPosition,
   kCount
 };
 

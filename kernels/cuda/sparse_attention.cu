@@ -262,9 +262,9 @@ void SetContext(const SparseAttentionArgs& args, AttentionInputs<Kv>* in) {
                      args.chosen[n].gists.as<std::int32_t>(), args.chosen[n].counts.as<std::int32_t>()};
   }
   if (!in->choose) return;
-  in->pages = {context.page_k.as<Kv>(), context.page_v.as<Kv>(), context.page_k.dims[2]};
-  in->num_pages = context.page_k.dims[0];
-  in->chunk_page = context.chunk_page.as<std::int32_t>();
+  in->pages = {args.page_k.as<Kv>(), args.page_v.as<Kv>(), args.page_k.dims[1]};
+  in->num_pages = args.page_k.dims[0];
+  in->chosen_pages = args.pages.as<std::int32_t>();
   in->chunk_tokens = context.chunk_tokens.as<std::int32_t>();
 }
 
@@ -294,7 +294,7 @@ bool AllHaveVectors(const SparseAttentionArgs& args) {
   check({&args.tail_k, &args.tail_v});
   if (args.prefix_tokens > 0) check({&args.prefix_k, &args.prefix_v});
   if (args.context == nullptr) return vectors;
-  check({&args.context->sink_k, &args.context->sink_v, &args.context->page_k, &args.context->page_v});
+  check({&args.context->sink_k, &args.context->sink_v, &args.page_k, &args.page_v});
   for (int n = 0; n < args.context->num_levels; ++n) check({&args.context->gists[n].k, &args.context->gists[n].v});
   return vectors;
 }
@@ -307,6 +307,7 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   for (ChosenGists& chosen : part.chosen) {
     if (chosen.gists.rank != 0) chosen = {chosen.gists.Rows(begin, end), chosen.counts.Rows(begin, end)};
   }
+  if (args.pages.rank != 0) part.pages = args.pages.Rows(begin, end);
   if (args.row_documents.rank != 0) part.row_documents = args.row_documents.Rows(begin, end);
   part.mass_from = std::max<Index>(args.mass_from - begin, 0);
   part.out = args.out.Rows(begin, end);

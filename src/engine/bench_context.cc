@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <utility>
 
 namespace unfold {
 namespace {
@@ -63,10 +64,10 @@ Status BenchContext::MakeTables(BenchRun& run) {
   return Status::Ok();
 }
 
-// Tables, sinks and pages.
+// Tables and sinks.
 Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
   RandomTensors& memory = run.memory();
-  const std::int64_t kv_heads = run.shape().kv_heads, dim = run.shape().head_dim;
+  const std::int64_t kv_heads = run.shape().kv_heads;
   std::vector<std::int32_t> offset, sink = {0};
   for (std::int64_t j = 0; j < tables_.num_documents; ++j) {
     const std::int64_t begin = j * kBenchDocumentTokens,
@@ -84,13 +85,41 @@ Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
     if (n == 0) continue;
     UNFOLD_TRY_ASSIGN(view.gists[n].child, memory.Ints(tables_.levels[n].child));
   }
-  const std::int64_t chunks = tables_.num_chunks();
-  UNFOLD_TRY_ASSIGN(view.chunk_page, memory.Ints(Shuffled(chunks, run.options().seed)));
+  // Slots document by document, head by head. No chunk is ever without a page, so there are no raw rows.
+  std::vector<std::int32_t> position, slot;
+  std::int32_t next = 0;
+  for (const std::int32_t tokens : tables_.chunk_tokens) position.push_back(std::exchange(next, next + tokens));
+  for (const std::int32_t chunk : tables_.levels[0].segment) {
+    slot.push_back(static_cast<std::int32_t>(kv_heads * chunk));
+  }
+  slot.pop_back();
   UNFOLD_TRY_ASSIGN(view.chunk_tokens, memory.Ints(tables_.chunk_tokens));
-  const std::int64_t page_tokens = run.rules().max_chunk_tokens();
-  UNFOLD_TRY_ASSIGN(view.page_k, memory.Normal(run.context_type(), {chunks, kv_heads, page_tokens, dim}, 1));
-  UNFOLD_TRY_ASSIGN(view.page_v, memory.Normal(run.context_type(), {chunks, kv_heads, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(view.chunk_position, memory.Ints(position));
+  UNFOLD_TRY_ASSIGN(view.segment_slot, memory.Ints(slot));
+  UNFOLD_TRY_ASSIGN(view.segment_raw, memory.Ints(std::vector<std::int32_t>(slot.size(), 0)));
+  view.chunks_per_block = std::max<std::int64_t>(1, tables_.num_chunks());
   return Status::Ok();
+}
+
+// A page for every chunk and head, in no order.
+Status BenchContext::MakePool(BenchRun& run) {
+  RandomTensors& memory = run.memory();
+  const std::int64_t pages = std::max<std::int64_t>(1, tables_.num_chunks() * run.shape().kv_heads);
+  const std::int64_t page_tokens = run.rules().max_chunk_tokens(), dim = run.shape().head_dim;
+  const std::vector<std::int32_t> page_of = Shuffled(pages, run.options().seed);
+  std::vector<std::int32_t> slot_of(page_of.size());
+  for (std::size_t slot = 0; slot < page_of.size(); ++slot) slot_of[page_of[slot]] = static_cast<std::int32_t>(slot);
+  UNFOLD_TRY_ASSIGN(pool_.page_k, memory.Normal(run.context_type(), {pages, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(pool_.page_v, memory.Normal(run.context_type(), {pages, page_tokens, dim}, 1));
+  UNFOLD_TRY_ASSIGN(pool_.page_slot, memory.Ints(slot_of));
+  UNFOLD_TRY_ASSIGN(pool_.slot_page, memory.Ints(page_of));
+  UNFOLD_TRY_ASSIGN(pool_.page_call, memory.Zeros(DType::kInt32, {pages}));
+  UNFOLD_TRY_ASSIGN(pool_.raw, memory.Zeros(DType::kInt8, {1, sizeof(RawRows)}));
+  UNFOLD_TRY_ASSIGN(pool_.counts, memory.Zeros(DType::kInt8, {sizeof(PageCounts)}));
+  UNFOLD_TRY_ASSIGN(pool_.missing, memory.Zeros(DType::kInt32, {1}));
+  PageCounts counts;
+  counts.num_used = static_cast<std::int32_t>(pages);
+  return run.backend().Upload(pool_.counts, &counts);
 }
 
 // How many copies there are; asks for the memory of all of it.
@@ -132,6 +161,7 @@ Result<BenchContext> BenchContext::Make(BenchRun& run) {
   UNFOLD_TRY_ASSIGN(const int copies, context.NumCopies(run));
   ContextView shared;
   UNFOLD_TRY(context.MakeShared(run, shared));
+  UNFOLD_TRY(context.MakePool(run));
   UNFOLD_TRY(context.MakeCopies(run, shared, copies));
   return context;
 }

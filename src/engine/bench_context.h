@@ -38,15 +38,18 @@ class BenchContext {
   // Copies of what a step reads whole, more than caches hold together. A copy has gists (with full attention: rows) of
   // its own; pages are shared, since other gists choose other chunks.
   const std::vector<ContextView>& copies() const { return copies_; }
+  const PagePool& pool() const { return pool_; }
   std::int64_t end_position() const { return tables_.num_tokens; }
 
  private:
   Status MakeTables(BenchRun& run);
   Status MakeShared(BenchRun& run, ContextView& view) const;
+  Status MakePool(BenchRun& run);
   Result<int> NumCopies(const BenchRun& run) const;
   Status MakeCopies(BenchRun& run, const ContextView& shared, int copies);
 
   BenchTables tables_;
+  PagePool pool_;
   std::vector<ContextView> copies_;
 };
 

@@ -15,14 +15,13 @@ namespace {
 
 constexpr std::int64_t kQuestionTokens = 32;
 constexpr int kWarmSteps = 2;
-constexpr std::uint64_t kBlockCacheBytes = std::uint64_t{256} << 20;
 constexpr std::int64_t kDenseBatchTokens = 8192;
 
 // Thread-compatible.
 class AnswerBench {
  public:
   explicit AnswerBench(BenchRun& run) : run_(run) {}
-  // Model, documents, and a page cache that holds every chunk of every layer.
+  // Model, documents, pages for every chunk of every layer and head, and host memory for all raw KV.
   Status Open();
   Status Decode(std::vector<BenchFigure>& figures);
   Status Ttft(std::vector<BenchFigure>& figures);
@@ -32,6 +31,7 @@ class AnswerBench {
     return [this, doing] { return run_.Check(doing); };
   }
   double NeededBytes() const;
+  std::uint64_t RawBytes() const;
   // Parts of one `source` share unfolded pages.
   Status Place(std::uint64_t source);
   Status AskQuestion();
@@ -62,6 +62,14 @@ double AnswerBench::NeededBytes() const {
   return CostOf(shape_).weight_bytes + shape_.num_layers * rows * row;
 }
 
+// Of all documents, as the bench stores it, and something for what blocks leave free.
+std::uint64_t AnswerBench::RawBytes() const {
+  if (run_.options().full_attention) return 0;
+  const auto row =
+      static_cast<std::uint64_t>(2 * shape_.num_layers * shape_.kv_heads * shape_.head_dim) * DTypeBytes(DType::kBF16);
+  return row * static_cast<std::uint64_t>(run_.options().context_tokens) * 5 / 4;
+}
+
 Status AnswerBench::Open() {
   const BenchOptions& options = run_.options();
   shape_ = run_.shape();
@@ -74,12 +82,11 @@ Status AnswerBench::Open() {
   UNFOLD_TRY_ASSIGN(
       model_, Transformer::Random(shape_, run_.backend(), options.compute, options.seed, Check("make the weights")));
   const int page_tokens = run_.rules().max_chunk_tokens();
-  const std::uint64_t page_bytes = 2 * DTypeBytes(model_->kv_type()) * static_cast<std::uint64_t>(shape_.kv_heads) *
-                                   static_cast<std::uint64_t>(shape_.head_dim) *
-                                   static_cast<std::uint64_t>(page_tokens);
-  const std::uint64_t pages =
-      options.full_attention ? 1 : static_cast<std::uint64_t>(shape_.num_layers * documents_->num_chunks());
-  UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, pages * page_bytes, kBlockCacheBytes));
+  const std::uint64_t row_bytes =
+      2 * DTypeBytes(model_->kv_type()) * static_cast<std::uint64_t>(shape_.kv_heads * shape_.head_dim);
+  const std::uint64_t chunks = options.full_attention ? 0 : static_cast<std::uint64_t>(documents_->num_chunks());
+  const std::uint64_t page_bytes = chunks * shape_.num_layers * row_bytes * page_tokens;
+  UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, page_bytes, RawBytes()));
   UNFOLD_TRY_ASSIGN(prefix_, CausalKv::Make(*model_, shape_.num_layers, 1));
   question_ = run_.RandomTokens(kQuestionTokens);
   answer_ = run_.RandomTokens(steps);
@@ -155,7 +162,9 @@ void AnswerBench::Describe(BenchFigure& figure) const {
                                              {"compression", Compression(run_.options())},
                                              {"chosen_share", report.chosen_share_sum / shares},
                                              {"pages_hit", static_cast<double>(working_set_->pages_hit())},
-                                             {"pages_missed", static_cast<double>(working_set_->pages_missed())}});
+                                             {"pages_missed", static_cast<double>(working_set_->pages_missed())},
+                                             {"unfolded_bytes", static_cast<double>(working_set_->unfolded_bytes())},
+                                             {"passes_repeated", static_cast<double>(attention_->passes_repeated())}});
 }
 
 Status AnswerBench::Decode(std::vector<BenchFigure>& figures) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One layer of a decoding step (method.md section 4): score gists coarse to fine, choose, attend, for one query row.
+// One layer of a decoding step (method.md section 4): score gists coarse to fine, choose, find pages, attend, for one
+// query row.
 // Bytes are those of the choice that was made: keys that were scored, KV that was attended.
 #include <algorithm>
 #include <cmath>
@@ -37,6 +38,7 @@ class LayerBench {
   Status MakeStep(const ContextView& view, Step& step);
   Status Score(const Step& step, int level);
   Status Select(const Step& step, int level);
+  Status FindPages(const Step& step);
   Status ScoreAll(const Step& step);
   Status SelectAll(const Step& step);
   Status RunAll(const Step& step);
@@ -93,6 +95,10 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
     UNFOLD_TRY_ASSIGN(step.chosen[n].gists, memory.Zeros(DType::kInt32, {1, shape.kv_heads, gists}));
     UNFOLD_TRY_ASSIGN(step.chosen[n].counts, memory.Zeros(DType::kInt32, {1, shape.kv_heads}));
   }
+  UNFOLD_TRY_ASSIGN(step.attend.pages,
+                    memory.Zeros(DType::kInt32, {1, shape.kv_heads, context_.tables().num_chunks()}));
+  step.attend.page_k = context_.pool().page_k;
+  step.attend.page_v = context_.pool().page_v;
   // Of the level at hand; the finest is the last to be scored.
   UNFOLD_TRY_ASSIGN(step.scores, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, most}));
   SparseAttentionArgs& attend = step.attend;
@@ -135,6 +141,14 @@ Status LayerBench::Select(const Step& step, int level) {
        .chosen = step.chosen[level]});
 }
 
+Status LayerBench::FindPages(const Step& step) {
+  return run_.backend().UnfoldChunks({.context = &step.view,
+                                      .chosen = step.chosen[0],
+                                      .rope = rope_.table(),
+                                      .pool = context_.pool(),
+                                      .pages = step.attend.pages});
+}
+
 Status LayerBench::ScoreAll(const Step& step) {
   for (int level = step.view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(Score(step, level));
   return Status::Ok();
@@ -150,6 +164,7 @@ Status LayerBench::RunAll(const Step& step) {
     UNFOLD_TRY(Score(step, level));
     UNFOLD_TRY(Select(step, level));
   }
+  if (context_.tables().num_chunks() > 0) UNFOLD_TRY(FindPages(step));
   return run_.backend().SparseAttention(step.attend);
 }
 
@@ -220,6 +235,9 @@ Status LayerBench::Measure(std::vector<BenchFigure>& figures) {
   const double scores = counts_.scored_gists * run_.shape().group_size() * sizeof(float);
   UNFOLD_TRY(add("score", score, [&](const Step& step) { return ScoreAll(step); }));
   UNFOLD_TRY(add("select", scores, [&](const Step& step) { return SelectAll(step); }));
+  // Of a chosen chunk its number, its slot's page and its entry.
+  UNFOLD_TRY(add("pages", 3 * sizeof(std::int32_t) * counts_.chosen_chunks,
+                 [&](const Step& step) { return FindPages(step); }));
   return add("attend", attend, [&](const Step& step) { return run_.backend().SparseAttention(step.attend); });
 }
 

@@ -25,27 +25,42 @@ QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::
       check_(std::move(check)) {
   const std::size_t num_chunks = context_ == nullptr ? 0 : static_cast<std::size_t>(context_->num_chunks());
   report_.chunk_mass.assign(num_chunks, 0);
-  seen_.assign(num_chunks, 0);
   report_.first_chosen.resize(model_.config().num_layers);
 }
 
-Status QueryAttention::BeginPass(std::int64_t num_tokens) {
+Status QueryAttention::BeginPass(std::int64_t num_tokens, bool ahead) {
   tail_tokens_ += pass_tokens_;
   pass_tokens_ = num_tokens;
+  ahead_ = ahead;
   row_documents_ = {};
   if (tail_tokens_ + num_tokens > tail_.capacity())
     return Status::Internal("the tail of a query is longer than planned");
-  if (mass_.rank == 0 && !report_.chunk_mass.empty()) {
-    const auto chunks = static_cast<std::int64_t>(report_.chunk_mass.size());
+  const auto chunks = static_cast<std::int64_t>(report_.chunk_mass.size());
+  if (mass_.rank == 0 && chunks > 0) {
     UNFOLD_TRY_ASSIGN(mass_, mass_memory_.Get(model_.backend(), DType::kF32, {chunks}));
     UNFOLD_TRY(model_.backend().Upload(mass_, report_.chunk_mass.data()));
   }
-  pass_share_sum_ = 0;
-  pass_shares_ = 0;
+  if (chunks > 0) {
+    const ModelConfig& config = model_.config();
+    UNFOLD_TRY_ASSIGN(pass_counts_, chunk_counts_.Get(model_.backend(), DType::kInt32,
+                                                      {config.num_layers, num_tokens, config.kv_heads}));
+  }
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(TailPosition() + tail_tokens_));
   UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
   return Status::Ok();
+}
+
+Result<bool> QueryAttention::EndPass() {
+  if (!ahead_ || context_ == nullptr) return true;
+  return context_->EndPass();
+}
+
+Status QueryAttention::BeginAgain() {
+  ++passes_repeated_;
+  ahead_ = false;
+  if (mass_.rank == 0) return Status::Ok();
+  return model_.backend().Upload(mass_, report_.chunk_mass.data());  // as the last CommitPass had it
 }
 
 Status QueryAttention::BeginLinks(std::int64_t num_links) {
@@ -60,9 +75,23 @@ Status QueryAttention::BeginLinks(std::int64_t num_links) {
 }
 
 Status QueryAttention::CommitPass() {
-  if (mass_.rank != 0) UNFOLD_TRY(model_.backend().Download(report_.chunk_mass.data(), mass_));
-  report_.chosen_share_sum += pass_share_sum_;
-  report_.num_shares += pass_shares_;
+  if (mass_.rank == 0) return Status::Ok();
+  UNFOLD_TRY(model_.backend().Download(report_.chunk_mass.data(), mass_));
+  return CountShares();
+}
+
+// Of the pass's last row, an answer query.
+Status QueryAttention::CountShares() {
+  const ModelConfig& config = model_.config();
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(pass_counts_.size()));
+  UNFOLD_TRY(model_.backend().Download(counts.data(), pass_counts_));
+  for (int layer = 1; layer < config.num_layers; ++layer) {
+    const std::int32_t* row = counts.data() + ((layer + 1) * pass_tokens_ - 1) * config.kv_heads;
+    for (int head = 0; head < config.kv_heads; ++head) {
+      report_.chosen_share_sum += static_cast<double>(row[head]) / static_cast<double>(context_->num_chunks());
+      ++report_.num_shares;
+    }
+  }
   return Status::Ok();
 }
 
@@ -90,6 +119,8 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
     args.row_documents = row_documents_;
     if (args.read == GistRead::kChosen && context_->num_chunks() > 0) {
       UNFOLD_TRY(Select(layer, q, view, args));
+      args.page_k = context_->cache().page_k();
+      args.page_v = context_->cache().page_v();
       args.chunk_mass = mass_;
       args.mass_from = pass_tokens_ - 1;
     }
@@ -106,7 +137,9 @@ Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView
   ChosenGists& chosen = args.chosen[level];
   UNFOLD_TRY_ASSIGN(const Tensor scores, scores_.Get(backend, DType::kF32, {pass_tokens_, config.heads, gists}));
   UNFOLD_TRY_ASSIGN(chosen.gists, chosen_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads, gists}));
-  UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
+  if (level > 0) {
+    UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
+  }
   UNFOLD_TRY(backend.GistScore({.q = q,
                                 .positions = positions_,
                                 .rope = model_.rope(),
@@ -125,54 +158,42 @@ Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView
                                .chosen = chosen});
 }
 
-// Chooses for every query row, coarse to fine, and makes the chosen chunks resident.
+// Chooses for every query row, coarse to fine, and has the chosen chunks unfolded.
 Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
+  const std::int64_t kv_heads = model_.config().kv_heads;
+  args.chosen[0].counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
   for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
-  const ChosenGists& chunks = args.chosen[0];
-  host_chosen_.resize(chunks.gists.size());
-  host_counts_.resize(chunks.counts.size());
-  UNFOLD_TRY(model_.backend().Download(host_chosen_.data(), chunks.gists));
-  UNFOLD_TRY(model_.backend().Download(host_counts_.data(), chunks.counts));
-  Record(layer, pass_tokens_);
-
-  const std::int64_t num_chunks = context_->num_chunks();
-  distinct_.clear();
-  for (std::size_t row = 0; row < host_counts_.size(); ++row) {
-    for (std::int32_t i = 0; i < host_counts_[row]; ++i) {
-      const std::int32_t chunk = host_chosen_[row * num_chunks + i];
-      if (seen_[chunk] == 0) distinct_.push_back(chunk);
-      seen_[chunk] = 1;
-    }
-  }
-  for (const std::int32_t chunk : distinct_) seen_[chunk] = 0;
-  std::sort(distinct_.begin(), distinct_.end());  // neighbours share a stored block
-  return context_->MakeResident(layer, distinct_);
+  UNFOLD_TRY_ASSIGN(args.pages,
+                    pages_.Get(model_.backend(), DType::kInt32, {pass_tokens_, kv_heads, context_->num_chunks()}));
+  if (report_.first_chosen[layer].empty()) UNFOLD_TRY(RecordFirst(layer, args.chosen[0]));
+  return context_->Unfold(layer, view, args.chosen[0], args.pages, !ahead_);
 }
 
-// The last row of a pass is an answer query.
-void QueryAttention::Record(int layer, std::int64_t num_tokens) {
-  const std::int64_t kv_heads = model_.config().kv_heads;
-  const std::int64_t chunks = context_->num_chunks();
-  auto& first = report_.first_chosen[layer];
-  const bool keep_first = first.empty();
+// The last row of the first pass is the first answer query.
+Status QueryAttention::RecordFirst(int layer, const ChosenGists& chunks) {
+  const std::int64_t kv_heads = chunks.gists.dims[1], width = chunks.gists.dims[2];
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(kv_heads));
+  UNFOLD_TRY(model_.backend().Download(counts.data(), chunks.counts.Rows(pass_tokens_ - 1, pass_tokens_)));
+  const Tensor lists = chunks.gists.Rows(pass_tokens_ - 1, pass_tokens_).Reshape({kv_heads * width});
   for (std::int64_t head = 0; head < kv_heads; ++head) {
-    const std::int64_t row = (num_tokens - 1) * kv_heads + head;
-    const std::int32_t count = host_counts_[row];
-    pass_share_sum_ += static_cast<double>(count) / static_cast<double>(chunks);
-    ++pass_shares_;
-    if (keep_first) {
-      const auto begin = host_chosen_.begin() + row * chunks;
-      first.emplace_back(begin, begin + count);
-    }
+    std::vector<std::int32_t>& chosen = report_.first_chosen[layer].emplace_back(counts[head]);
+    UNFOLD_TRY(model_.backend().Download(chosen.data(), lists.Rows(head * width, head * width + counts[head])));
   }
+  return Status::Ok();
 }
 
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
                     std::vector<float>& logits) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  UNFOLD_TRY(attention.BeginPass(num_tokens));
-  UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .decode = decode}));
-  return model.Logits(num_tokens - 1, logits);
+  // Where work is queued, a step that finds all it needs in memory waits for no layer.
+  UNFOLD_TRY(attention.BeginPass(num_tokens, decode && model.backend().RunsBehind()));
+  for (bool done = false; !done;) {
+    UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .decode = decode}));
+    UNFOLD_TRY(model.Logits(num_tokens - 1, logits));
+    UNFOLD_TRY_ASSIGN(done, attention.EndPass());
+    if (!done) UNFOLD_TRY(attention.BeginAgain());
+  }
+  return Status::Ok();
 }
 
 }  // namespace unfold

@@ -41,8 +41,13 @@ class QueryAttention : public LayerAttention {
   QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens, WorkingSet* context,
                  CausalKv tail, SelectionBudget budget, CancelCheck check);
 
-  // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query.
-  Status BeginPass(std::int64_t num_tokens);
+  // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query. With `ahead`
+  // no layer waits for the backend, and raw KV that is not in memory is not read.
+  Status BeginPass(std::int64_t num_tokens, bool ahead = false);
+  // After the pass. False when raw KV was lacking: the pass is to be done again, not ahead.
+  Result<bool> EndPass();
+  // Announces the same pass again.
+  Status BeginAgain();
   // Announces a pass over link tokens, `num_links` for each document of the context in order (method.md section 6).
   Status BeginLinks(std::int64_t num_links);
   // Counts the last pass into the report: its token became part of the answer. Before the next BeginPass.
@@ -50,12 +55,14 @@ class QueryAttention : public LayerAttention {
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
 
   const AttentionReport& report() const { return report_; }
+  std::uint64_t passes_repeated() const { return passes_repeated_; }
 
  private:
   std::int64_t TailPosition() const { return context_ == nullptr ? prefix_tokens_ : context_->end_position(); }
   Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
-  void Record(int layer, std::int64_t num_tokens);
+  Status RecordFirst(int layer, const ChosenGists& chunks);
+  Status CountShares();
 
   Transformer& model_;
   const CausalKv& prefix_;
@@ -68,16 +75,15 @@ class QueryAttention : public LayerAttention {
   std::int64_t tail_tokens_ = 0;  // before the running pass
   std::int64_t pass_tokens_ = 0;
   Tensor row_documents_;  // in a pass over links: how many documents each row sees
-  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_;
+  bool ahead_ = false;
+  std::uint64_t passes_repeated_ = 0;
+  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, pages_, chunk_counts_;
   std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
   Tensor positions_;
-  std::vector<std::int32_t> host_chosen_, host_counts_, distinct_;
-  std::vector<char> seen_;
+  Tensor pass_counts_;  // i32 [N, T, Hk]: chunks chosen in the pass, layer 0's not set
 
   AttentionReport report_;
   Tensor mass_;  // f32 by chunk: of all passes so far. Not set without chunks
-  double pass_share_sum_ = 0;
-  std::int64_t pass_shares_ = 0;
 };
 
 // Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode` as in PassOptions.

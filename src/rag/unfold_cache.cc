@@ -2,106 +2,197 @@
 #include "rag/unfold_cache.h"
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 
 namespace unfold {
+namespace {
 
-std::size_t PageKeyHash::operator()(const PageKey& key) const noexcept {
+constexpr std::int64_t kMostMissing = 1024;  // told at once
+constexpr std::int64_t kSlotsOfPage = 8;     // known for each page before parts that nobody holds are forgotten
+constexpr std::int64_t kLeastSlots = 1 << 16;
+constexpr std::int64_t kLeastBlocks = 1 << 10;
+
+Status Fill(Backend& backend, const Tensor& tensor, std::int32_t value) {
+  const std::vector<std::int32_t> values(static_cast<std::size_t>(tensor.size()), value);
+  return backend.Upload(tensor, values.data());
+}
+
+}  // namespace
+
+std::size_t PartKeyHash::operator()(const PartKey& key) const noexcept {
   std::uint64_t hash = key.source * 0x9E3779B97F4A7C15U;
-  for (const std::uint64_t word : {key.document, std::uint64_t{key.part} << 32 | key.chunk, std::uint64_t{key.layer}}) {
+  for (const std::uint64_t word : {key.document, std::uint64_t{key.part}}) {
     hash = (hash ^ word) * 0xBF58476D1CE4E5B9U;
     hash ^= hash >> 29;
   }
   return hash;
 }
 
+std::int64_t RangeAllocator::Take(std::int64_t count) {
+  const auto found =
+      std::find_if(free_.begin(), free_.end(), [count](const auto& range) { return range.second >= count; });
+  if (found == free_.end()) return -1;
+  const auto [begin, size] = *found;
+  free_.erase(found);
+  if (size > count) free_.emplace(begin + count, size - count);
+  return begin;
+}
+
+void RangeAllocator::Give(std::int64_t begin, std::int64_t count) {
+  if (count == 0) return;
+  auto after = free_.lower_bound(begin);
+  if (after != free_.end() && after->first == begin + count) {
+    count += after->second;
+    after = free_.erase(after);
+  }
+  if (after != free_.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second == begin) {
+      before->second += count;
+      return;
+    }
+  }
+  free_.emplace(begin, count);
+}
+
+void RangeAllocator::Grow(std::int64_t size) {
+  const std::int64_t before = std::exchange(size_, size);
+  Give(before, size - before);
+}
+
 Result<std::unique_ptr<UnfoldCache>> UnfoldCache::Make(Transformer& model, int max_chunk_tokens,
                                                        std::uint64_t page_bytes, std::uint64_t block_bytes) {
-  std::unique_ptr<UnfoldCache> cache(new UnfoldCache(model, block_bytes));
-  const ModelConfig& config = model.config();
-  const std::uint64_t half_page =
-      std::uint64_t{DTypeBytes(model.kv_type())} * config.kv_heads * max_chunk_tokens * config.head_dim;
-  const std::uint64_t num_pages = std::clamp<std::uint64_t>(page_bytes / (2 * half_page), 1, INT32_MAX);
-  UNFOLD_TRY_ASSIGN(cache->memory_k_, model.backend().Allocate(num_pages * half_page));
-  UNFOLD_TRY_ASSIGN(cache->memory_v_, model.backend().Allocate(num_pages * half_page));
-  const auto view = [&](const Buffer& memory) {
-    return memory.View(model.kv_type(),
-                       {static_cast<std::int64_t>(num_pages), config.kv_heads, max_chunk_tokens, config.head_dim});
-  };
-  cache->pages_k_ = view(cache->memory_k_);
-  cache->pages_v_ = view(cache->memory_v_);
-  cache->pages_.resize(num_pages);
+  const auto most_rows = static_cast<std::int64_t>(max_chunk_tokens) * kChunksPerRawBlock;
+  std::unique_ptr<UnfoldCache> cache(new UnfoldCache(model, block_bytes, most_rows));
+  UNFOLD_TRY(cache->MakePages(max_chunk_tokens, page_bytes));
+  UNFOLD_TRY(cache->GrowSlots(kLeastSlots));
+  cache->blocks_.Resize(kLeastBlocks);
+  cache->block_places_.Grow(kLeastBlocks);
   return cache;
 }
 
-std::int32_t UnfoldCache::Find(const PageKey& key, std::int32_t hint) {
-  std::int32_t page = -1;
-  if (hint >= 0 && pages_[hint].used && pages_[hint].key == key) {
-    page = hint;
-  } else if (const auto it = page_of_.find(key); it != page_of_.end()) {
-    page = it->second;
-  }
-  if (page >= 0) pages_[page].stamp = stamp_;
-  return page;
+Status UnfoldCache::MakePages(int max_chunk_tokens, std::uint64_t page_bytes) {
+  Backend& backend = model_.backend();
+  const DType type = model_.kv_type();
+  const std::int64_t dim = model_.config().head_dim;
+  const std::uint64_t half_page = std::uint64_t{DTypeBytes(type)} * static_cast<std::uint64_t>(max_chunk_tokens * dim);
+  const auto num_pages =
+      static_cast<std::int64_t>(std::clamp<std::uint64_t>(page_bytes / (2 * half_page), 1, INT32_MAX));
+  const auto bytes = static_cast<std::size_t>(num_pages) * half_page;
+  UNFOLD_TRY_ASSIGN(memory_k_, backend.Allocate(bytes));
+  UNFOLD_TRY_ASSIGN(memory_v_, backend.Allocate(bytes));
+  pages_k_ = memory_k_.View(type, {num_pages, max_chunk_tokens, dim});
+  pages_v_ = memory_v_.View(type, {num_pages, max_chunk_tokens, dim});
+  const auto table = static_cast<std::size_t>(num_pages) * sizeof(std::int32_t);
+  UNFOLD_TRY_ASSIGN(page_slot_, backend.Allocate(table));
+  UNFOLD_TRY_ASSIGN(page_call_, backend.Allocate(table));
+  UNFOLD_TRY(Fill(backend, page_slot_.View(DType::kInt32, {num_pages}), -1));
+  UNFOLD_TRY(Fill(backend, page_call_.View(DType::kInt32, {num_pages}), 0));
+  UNFOLD_TRY_ASSIGN(counts_, backend.Allocate(sizeof(PageCounts)));
+  UNFOLD_TRY(backend.Upload(counts_.View(DType::kInt8, {sizeof(PageCounts)}), &last_counts_));
+  UNFOLD_TRY_ASSIGN(missing_, backend.Allocate(kMostMissing * sizeof(std::int32_t)));
+  return Status::Ok();
 }
 
-Result<std::int32_t> UnfoldCache::TakePage() {
-  if (num_used_ < static_cast<std::int32_t>(pages_.size())) return num_used_++;
-  while (!oldest_.empty() && pages_[oldest_.back().second].stamp != oldest_.back().first) oldest_.pop_back();
-  if (oldest_.empty()) {
-    for (std::int32_t page = 0; page < num_used_; ++page) {
-      if (pages_[page].stamp != stamp_) oldest_.emplace_back(pages_[page].stamp, page);
-    }
-    std::sort(oldest_.rbegin(), oldest_.rend());
-  }
-  if (oldest_.empty()) {
-    return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
-                                     std::to_string(pages_.size()) +
-                                     " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
-  }
-  const std::int32_t page = oldest_.back().second;
-  oldest_.pop_back();
-  if (pages_[page].used) page_of_.erase(pages_[page].key);
-  pages_[page].used = false;
-  return page;
+// A larger table, with what is in the one before.
+Status UnfoldCache::GrowSlots(std::int64_t size) {
+  Backend& backend = model_.backend();
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(size), -1);
+  if (slots_.size() > 0) UNFOLD_TRY(backend.Download(pages.data(), slot_page_.View(DType::kInt32, {slots_.size()})));
+  UNFOLD_TRY_ASSIGN(Buffer larger, backend.Allocate(pages.size() * sizeof(std::int32_t)));
+  UNFOLD_TRY(backend.Upload(larger.View(DType::kInt32, {size}), pages.data()));
+  slot_page_ = std::move(larger);
+  slots_.Grow(size);
+  return Status::Ok();
 }
 
-Result<std::int32_t> UnfoldCache::Unfold(const PageKey& key, const KvView& block, std::int64_t row_begin,
-                                         std::int64_t num_tokens, std::int32_t first_position) {
-  UNFOLD_TRY_ASSIGN(const std::int32_t page, TakePage());
-  pages_[page].stamp = stamp_;
-  if (num_tokens > 0) {
-    std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
-    std::iota(positions.begin(), positions.end(), first_position);
-    const auto one_page = [page](const Tensor& pages) {
-      return pages.Rows(page, page + 1).Reshape({pages.dims[1], pages.dims[2], pages.dims[3]});
-    };
-    UNFOLD_TRY(loader_.Load(model_, block, row_begin, positions, 0, one_page(pages_k_), one_page(pages_v_)));
+// Of the parts that nobody holds the one whose last question is longest ago. Its pages stay until they are taken.
+bool UnfoldCache::ForgetOldest() {
+  for (auto part = parts_.end(); part != parts_.begin();) {
+    --part;
+    if (part->place.use_count() > 1) continue;
+    const PartPlace& place = *part->place;
+    const std::int64_t layers = model_.config().num_layers, blocks = layers * place.blocks_of_layer;
+    slots_.Give(place.first_slot, layers * place.slots_of_layer);
+    block_places_.Give(place.first_block, blocks);
+    for (std::int64_t i = 0; i < blocks; ++i) blocks_.Drop(static_cast<std::int32_t>(place.first_block + i));
+    part_of_.erase(part->key);
+    parts_.erase(part);
+    return true;
   }
-  pages_[page].key = key;
-  pages_[page].used = true;
-  page_of_[key] = page;
-  return page;
+  return false;
 }
 
-std::shared_ptr<const RawBlock> UnfoldCache::FindBlock(const PageKey& key) {
-  const auto it = blocks_.find(key);
-  if (it == blocks_.end()) return nullptr;
-  block_recency_.splice(block_recency_.begin(), block_recency_, it->second.place);
-  return it->second.raw;
+Result<std::int64_t> UnfoldCache::TakeSlots(std::int64_t count) {
+  while (true) {
+    if (const std::int64_t begin = slots_.Take(count); begin >= 0) return begin;
+    if (slots_.size() >= kSlotsOfPage * num_pages() && ForgetOldest()) continue;
+    const std::int64_t size = std::max(2 * slots_.size(), slots_.size() + count);
+    if (size > INT32_MAX) return Status::ResourceExhausted("unfolding: the documents have too many chunks");
+    UNFOLD_TRY(GrowSlots(size));
+  }
 }
 
-void UnfoldCache::KeepBlock(const PageKey& key, std::shared_ptr<const RawBlock> block) {
-  if (blocks_.contains(key)) return;
-  block_bytes_ += block->sealed.size();
-  block_recency_.push_front(key);
-  blocks_.emplace(key, Block{std::move(block), block_recency_.begin()});
-  while (block_bytes_ > block_budget_ && block_recency_.size() > 1) {
-    const auto oldest = blocks_.find(block_recency_.back());
-    block_bytes_ -= oldest->second.raw->sealed.size();
-    blocks_.erase(oldest);
-    block_recency_.pop_back();
+Result<std::int64_t> UnfoldCache::TakeBlocks(std::int64_t count) {
+  std::int64_t begin = block_places_.Take(count);
+  if (begin >= 0) return begin;
+  const std::int64_t size = std::max(2 * block_places_.size(), block_places_.size() + count);
+  if (size > INT32_MAX) return Status::ResourceExhausted("unfolding: the documents have too many blocks");
+  blocks_.Resize(size);
+  block_places_.Grow(size);
+  return block_places_.Take(count);
+}
+
+Result<std::shared_ptr<const PartPlace>> UnfoldCache::Hold(const PartKey& key, std::int64_t num_chunks) {
+  if (const auto known = part_of_.find(key); known != part_of_.end()) {
+    parts_.splice(parts_.begin(), parts_, known->second);
+    return std::shared_ptr<const PartPlace>(known->second->place);
   }
+  const std::int64_t layers = model_.config().num_layers, slots = model_.config().kv_heads * num_chunks,
+                     blocks = (num_chunks + kChunksPerRawBlock - 1) / kChunksPerRawBlock;
+  UNFOLD_TRY_ASSIGN(const std::int64_t first_slot, TakeSlots(layers * slots));
+  UNFOLD_TRY_ASSIGN(const std::int64_t first_block, TakeBlocks(layers * blocks));
+  // Whose they were before has pages still, which know their slots.
+  const Tensor all = slot_page_.View(DType::kInt32, {slots_.size()});
+  UNFOLD_TRY(Fill(model_.backend(), all.Rows(first_slot, first_slot + layers * slots), -1));
+  auto place = std::make_shared<PartPlace>();
+  *place = {static_cast<std::int32_t>(first_slot), static_cast<std::int32_t>(slots),
+            static_cast<std::int32_t>(first_block), static_cast<std::int32_t>(blocks)};
+  parts_.push_front({key, place});
+  part_of_.emplace(key, parts_.begin());
+  return std::shared_ptr<const PartPlace>(std::move(place));
+}
+
+Result<PagePool> UnfoldCache::Pool() {
+  PagePool pool;
+  pool.page_k = pages_k_;
+  pool.page_v = pages_v_;
+  pool.page_slot = page_slot_.View(DType::kInt32, {num_pages()});
+  pool.page_call = page_call_.View(DType::kInt32, {num_pages()});
+  pool.slot_page = slot_page_.View(DType::kInt32, {slots_.size()});
+  UNFOLD_TRY_ASSIGN(pool.raw, blocks_.Table());
+  pool.counts = counts_.View(DType::kInt8, {sizeof(PageCounts)});
+  pool.missing = missing_.View(DType::kInt32, {kMostMissing});
+  return pool;
+}
+
+Result<PageCounts> UnfoldCache::TakeCounts() {
+  PageCounts counts;
+  UNFOLD_TRY(model_.backend().Download(&counts, counts_.View(DType::kInt8, {sizeof(PageCounts)})));
+  PageCounts since = counts;
+  since.pages_hit -= last_counts_.pages_hit;
+  since.pages_unfolded -= last_counts_.pages_unfolded;
+  since.raw_bytes -= last_counts_.raw_bytes;
+  since.left_out -= last_counts_.left_out;
+  last_counts_ = counts;
+  return since;
+}
+
+Result<std::vector<std::int32_t>> UnfoldCache::Missing(const PageCounts& counts) {
+  std::vector<std::int32_t> missing(static_cast<std::size_t>(std::min<std::int64_t>(counts.num_missing, kMostMissing)));
+  const auto count = static_cast<std::int64_t>(missing.size());
+  UNFOLD_TRY(model_.backend().Download(missing.data(), missing_.View(DType::kInt32, {count})));
+  return missing;
 }
 
 }  // namespace unfold

@@ -59,10 +59,13 @@ ContextView WorkingSet::View(int layer) const {
     view.gists[n].k = GistView(kv.gist_k[n], n);
     view.gists[n].v = GistView(kv.gist_v[n], n);
   }
-  view.chunk_page = kv.device_page.View(DType::kInt32, {num_chunks()});
   view.chunk_tokens = device_tokens_.View(DType::kInt32, {num_chunks()});
-  view.page_k = cache_.page_k();
-  view.page_v = cache_.page_v();
+  view.chunk_position = device_position_.View(DType::kInt32, {num_chunks()});
+  const std::int64_t layers = model_.config().num_layers;
+  const Tensor places = device_places_.View(DType::kInt32, {2 * layers, documents});
+  view.segment_slot = places.Rows(layer, layer + 1).Reshape({documents});
+  view.segment_raw = places.Rows(layers + layer, layers + layer + 1).Reshape({documents});
+  view.chunks_per_block = kChunksPerRawBlock;
   return view;
 }
 
@@ -77,26 +80,21 @@ Status WorkingSet::UploadTables() {
   UNFOLD_TRY(upload(segment_offset_, device_offset_));
   UNFOLD_TRY(upload(segment_sink_, device_sink_));
   UNFOLD_TRY(upload(chunk_tokens_, device_tokens_));
+  UNFOLD_TRY(upload(chunk_position_, device_position_));
+  UNFOLD_TRY(upload(places_, device_places_));
   for (Level& level : levels_) {
     UNFOLD_TRY(upload(level.segment, level.device_segment));
     UNFOLD_TRY(upload(level.child, level.device_child));
   }
-  for (LayerKv& layer : layers_) UNFOLD_TRY(upload(layer.chunk_page, layer.device_page));
   return Status::Ok();
 }
 
 void WorkingSet::AddChunks(const PlacedPart& part) {
   auto position = static_cast<std::int32_t>(part.table.num_sinks);
-  std::int32_t row = 0;
-  for (std::size_t chunk = 0; chunk < part.table.chunk_tokens.size(); ++chunk) {
-    if (chunk % kChunksPerRawBlock == 0) row = 0;
-    const std::int32_t length = part.table.chunk_tokens[chunk];
+  for (const std::int32_t length : part.table.chunk_tokens) {
     chunk_tokens_.push_back(length);
     chunk_position_.push_back(position);
-    chunk_row_.push_back(row);
-    chunk_part_.push_back(static_cast<std::int32_t>(parts_.size()));
     position += length;
-    row += length;
     // A gist shares the position of the last raw token before it.
     levels_[0].position.push_back(std::max(0, position - 1));
   }
@@ -109,7 +107,7 @@ Status WorkingSet::PlacePart(PartRef ref, bool dense) {
   PlacedPart placed;
   UNFOLD_TRY_ASSIGN(placed.table, OpenChunks(sealed, key.ToString()));
   const auto longest = std::max_element(placed.table.chunk_tokens.begin(), placed.table.chunk_tokens.end());
-  if (longest != placed.table.chunk_tokens.end() && *longest > cache_.page_k().dims[2]) {
+  if (longest != placed.table.chunk_tokens.end() && *longest > cache_.page_tokens()) {
     return Contradiction(ref, "a chunk is longer than chunk_size allows");
   }
   const auto num_tokens = static_cast<std::int32_t>(placed.table.token_ids.size());
@@ -165,9 +163,26 @@ Status WorkingSet::AllocateLayers() {
       UNFOLD_TRY_ASSIGN(layer.gist_k[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
       UNFOLD_TRY_ASSIGN(layer.gist_v[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
     }
-    layer.chunk_page.assign(num_chunks(), -1);
   }
+  UNFOLD_TRY(HoldParts());
   return UploadTables();
+}
+
+Status WorkingSet::HoldParts() {
+  const std::int64_t layers = model_.config().num_layers, count = static_cast<std::int64_t>(parts_.size());
+  places_.assign(static_cast<std::size_t>(2 * layers * count), 0);
+  for (std::int64_t j = 0; j < count; ++j) {
+    PlacedPart& part = parts_[j];
+    if (part.num_chunks() == 0) continue;
+    const PartKey key{part.ref.source, part.ref.id.value, part.ref.part};
+    UNFOLD_TRY_ASSIGN(part.place, cache_.Hold(key, part.num_chunks()));
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      const auto at = static_cast<std::int32_t>(layer);
+      places_[layer * count + j] = part.place->first_slot + at * part.place->slots_of_layer;
+      places_[(layers + layer) * count + j] = part.place->first_block + at * part.place->blocks_of_layer;
+    }
+  }
+  return Status::Ok();
 }
 
 Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
@@ -251,85 +266,88 @@ Result<std::unique_ptr<WorkingSet>> WorkingSet::PlaceDense(Transformer& model, U
   return set;
 }
 
-Status WorkingSet::ReadBlocks(int layer, std::span<const Miss> misses) {
-  // One ReadMany per store; a working set draws on at most two (the collection, and documents given with the query).
-  for (std::size_t begin = 0; begin < misses.size();) {
-    const PartRef& first = parts_[misses[begin].part].ref;
-    std::vector<RecordKey> keys;
-    std::vector<PageKey> blocks;
-    std::size_t end = begin;
-    for (; end < misses.size() && parts_[misses[end].part].ref.source == first.source; ++end) {
-      const Miss& miss = misses[end];
-      if ((!blocks.empty() && blocks.back() == miss.block) || cache_.FindBlock(miss.block) != nullptr) continue;
-      keys.push_back(KeyOf(parts_[miss.part].ref, RecordKind::kRaw, layer, miss.block.chunk));
-      blocks.push_back(miss.block);
+// Of one store.
+Status WorkingSet::ReadBlocks(std::span<const WantedBlock> wanted) {
+  std::vector<RecordKey> keys;
+  for (const WantedBlock& block : wanted) keys.push_back(block.key);
+  UNFOLD_TRY_ASSIGN(const std::vector<std::string> records, wanted.front().ref->snapshot->ReadMany(keys));
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    kv_bytes_read_ += records[i].size();
+    UNFOLD_TRY_ASSIGN(const KvView view, OpenKv(RecordKind::kRaw, records[i], keys[i].ToString()));
+    UNFOLD_TRY(CheckShape(view.header, model_.config(), view.header.num_rows, *wanted[i].ref));
+    if (view.header.num_rows > static_cast<std::uint64_t>(cache_.page_tokens()) * kChunksPerRawBlock) {
+      return Contradiction(*wanted[i].ref, "a raw block is too long");
     }
-    UNFOLD_TRY_ASSIGN(std::vector<std::string> records, first.snapshot->ReadMany(keys));
-    for (std::size_t i = 0; i < records.size(); ++i) {
-      UNFOLD_TRY_ASSIGN(auto block, OpenBlock(keys[i], first, std::move(records[i])));
-      cache_.KeepBlock(blocks[i], std::move(block));
+    UNFOLD_TRY(cache_.blocks().Keep(wanted[i].place, view));
+  }
+  return Status::Ok();
+}
+
+// Brings blocks, by their places in the cache, to host memory: as many as fit there at once, since those that do not
+// are asked for again.
+Status WorkingSet::ReadMissing(int layer, std::vector<std::int32_t> blocks) {
+  std::sort(blocks.begin(), blocks.end());
+  std::vector<WantedBlock> wanted;
+  for (const PlacedPart& part : parts_) {
+    if (part.place == nullptr) continue;
+    const std::int32_t first = part.place->first_block + layer * part.place->blocks_of_layer;
+    const auto end = std::lower_bound(blocks.begin(), blocks.end(), first + part.place->blocks_of_layer);
+    for (auto block = std::lower_bound(blocks.begin(), end, first); block != end; ++block) {
+      const auto number = static_cast<std::uint32_t>(*block - first);
+      wanted.push_back({&part.ref, KeyOf(part.ref, RecordKind::kRaw, layer, number), *block});
     }
+  }
+  const std::size_t at_once = std::max<std::size_t>(1, cache_.blocks().budget() / RawBlockBytes());
+  wanted.resize(std::min(wanted.size(), at_once));
+  // One ReadMany a store; a working set draws on at most two (the collection, and documents given with the query).
+  for (std::size_t begin = 0; begin < wanted.size();) {
+    std::size_t end = begin + 1;
+    while (end < wanted.size() && wanted[end].ref->source == wanted[begin].ref->source) ++end;
+    UNFOLD_TRY(ReadBlocks(std::span(wanted).subspan(begin, end - begin)));
     begin = end;
   }
   return Status::Ok();
 }
 
-Result<std::shared_ptr<const RawBlock>> WorkingSet::OpenBlock(const RecordKey& key, const PartRef& ref,
-                                                              std::string sealed) {
-  auto block = std::make_shared<RawBlock>();
-  block->sealed = std::move(sealed);
-  kv_bytes_read_ += block->sealed.size();
-  UNFOLD_TRY_ASSIGN(block->view, OpenKv(RecordKind::kRaw, block->sealed, key.ToString()));
-  UNFOLD_TRY(CheckShape(block->view.header, model_.config(), block->view.header.num_rows, ref));
-  return std::shared_ptr<const RawBlock>(block);
+// The most that a block takes.
+std::uint64_t WorkingSet::RawBlockBytes() const {
+  const ModelConfig& config = model_.config();
+  return std::uint64_t{2} * kChunksPerRawBlock * static_cast<std::uint64_t>(cache_.page_tokens()) * config.kv_heads *
+         config.head_dim * sizeof(float);
 }
 
-Status WorkingSet::UnfoldMiss(int layer, const Miss& miss) {
-  const PartRef& ref = parts_[miss.part].ref;
-  std::shared_ptr<const RawBlock> block = cache_.FindBlock(miss.block);
-  if (block ==
-      nullptr) {  // evicted by a later block of the same step: the block budget is smaller than one layer needs
-    const RecordKey key = KeyOf(ref, RecordKind::kRaw, layer, miss.block.chunk);
-    UNFOLD_TRY_ASSIGN(std::string sealed, ref.snapshot->Read(key));
-    UNFOLD_TRY_ASSIGN(block, OpenBlock(key, ref, std::move(sealed)));
-  }
-  const std::int32_t row = chunk_row_[miss.chunk];
-  const std::int32_t length = chunk_tokens_[miss.chunk];
-  if (row + length > static_cast<std::int64_t>(block->view.header.num_rows)) {
-    return Contradiction(ref, "a raw block is too short");
-  }
-  UNFOLD_TRY_ASSIGN(layers_[layer].chunk_page[miss.chunk],
-                    cache_.Unfold(miss.page, block->view, row, length, chunk_position_[miss.chunk]));
-  return Status::Ok();
-}
-
-Status WorkingSet::MakeResident(int layer, std::span<const std::int32_t> chunks) {
-  cache_.BeginOperation();
-  std::vector<std::int32_t>& pages = layers_[layer].chunk_page;
-  std::vector<Miss> misses;
-  bool moved = false;
-  for (const std::int32_t chunk : chunks) {
-    const auto part = static_cast<std::size_t>(chunk_part_[chunk]);
-    const PartRef& ref = parts_[part].ref;
-    const auto local = static_cast<std::uint32_t>(chunk - parts_[part].first_chunk);
-    PageKey key{ref.source, ref.id.value, ref.part, local, static_cast<std::uint16_t>(layer)};
-    // A page found elsewhere: another question's chunks took this one's in between.
-    const std::int32_t page = cache_.Find(key, pages[chunk]);
-    moved = moved || page != pages[chunk];
-    pages[chunk] = page;
-    if (page >= 0) {
-      ++pages_hit_;
-      continue;
+Status WorkingSet::Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& pages,
+                          bool wait) {
+  for (std::uint64_t unfolded = 0;;) {
+    UnfoldChunksArgs args{&view, chosen, model_.rope(), {}, pages};
+    UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
+    UNFOLD_TRY(model_.backend().UnfoldChunks(args));
+    if (!wait) return Status::Ok();
+    UNFOLD_TRY_ASSIGN(const PageCounts since, cache_.TakeCounts());
+    if (since.pages_lacking > 0) {
+      return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
+                                       std::to_string(cache_.num_pages()) +
+                                       " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
     }
-    PageKey block = key;
-    block.chunk = local / kChunksPerRawBlock;
-    misses.push_back({chunk, part, key, block});
+    pages_missed_ += since.pages_unfolded;
+    unfolded_bytes_ += since.raw_bytes;
+    if (since.num_missing == 0) {
+      pages_hit_ += since.pages_hit - unfolded;  // those of the calls before were no hits
+      return Status::Ok();
+    }
+    unfolded += since.pages_unfolded;
+    UNFOLD_TRY_ASSIGN(std::vector<std::int32_t> missing, cache_.Missing(since));
+    UNFOLD_TRY(ReadMissing(layer, std::move(missing)));
   }
-  pages_missed_ += misses.size();
-  UNFOLD_TRY(ReadBlocks(layer, misses));
-  for (const Miss& miss : misses) UNFOLD_TRY(UnfoldMiss(layer, miss));
-  if (misses.empty() && !moved) return Status::Ok();
-  return model_.backend().Upload(layers_[layer].device_page.View(DType::kInt32, {num_chunks()}), pages.data());
+}
+
+Result<bool> WorkingSet::EndPass() {
+  UNFOLD_TRY_ASSIGN(const PageCounts since, cache_.TakeCounts());
+  if (since.left_out > 0) return false;  // the pass is done again, and counted then
+  pages_hit_ += since.pages_hit;
+  pages_missed_ += since.pages_unfolded;
+  unfolded_bytes_ += since.raw_bytes;
+  return true;
 }
 
 }  // namespace unfold

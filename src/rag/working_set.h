@@ -23,7 +23,7 @@ namespace unfold {
 
 // A part in a store: what placing needs to know of it.
 struct PartRef {
-  std::uint64_t source = 0;  // see PageKey
+  std::uint64_t source = 0;  // see PartKey
   std::shared_ptr<const StoreSnapshot> snapshot;
   DocumentId id;
   std::string document;
@@ -35,8 +35,9 @@ struct PartRef {
 struct PlacedPart {
   PartRef ref;
   ChunkTable table;
-  std::int32_t offset = 0;       // global position of its first token
-  std::int32_t first_chunk = 0;  // its chunk 0 among the chunks of the working set
+  std::int32_t offset = 0;                 // global position of its first token
+  std::int32_t first_chunk = 0;            // its chunk 0 among the chunks of the working set
+  std::shared_ptr<const PartPlace> place;  // null for parts without chunks of their own
   std::int32_t num_chunks() const { return static_cast<std::int32_t>(table.chunk_tokens.size()); }
 };
 
@@ -59,20 +60,24 @@ class WorkingSet {
   std::int64_t num_chunks() const { return static_cast<std::int64_t>(chunk_tokens_.size()); }
   std::int32_t end_position() const { return end_position_; }
 
-  // Makes sure that each of `chunks` (distinct) has its page at `layer`, reading blocks that are not cached.
-  Status MakeResident(int layer, std::span<const std::int32_t> chunks);
+  // Unfolds the chosen chunks of `view`, that of `layer`, into pages [T, Hk, C] (UnfoldChunks). With `wait` it reads
+  // what is not in memory and leaves nothing out; without, the backend may still be at it on return, and what was left
+  // out shows in EndPass.
+  Status Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& pages, bool wait);
+  // After all layers of a pass: takes its counts. Whether no chosen chunk was left out.
+  Result<bool> EndPass();
   ContextView View(int layer) const;
+  const UnfoldCache& cache() const { return cache_; }
 
   std::uint64_t kv_bytes_read() const { return kv_bytes_read_; }
   std::uint64_t pages_hit() const { return pages_hit_; }
   std::uint64_t pages_missed() const { return pages_missed_; }
+  std::uint64_t unfolded_bytes() const { return unfolded_bytes_; }  // of raw KV, read from host memory for it
 
  private:
   struct LayerKv {
     Buffer sink_k, sink_v;
     std::array<Buffer, kMaxGistLevels> gist_k, gist_v;
-    std::vector<std::int32_t> chunk_page;
-    Buffer device_page;  // chunk_page as of the last MakeResident
   };
   // The gists of one level: where each document's begin, and each gist's children and position inside its document.
   struct Level {
@@ -90,16 +95,16 @@ class WorkingSet {
   Status UploadTables();
   Status LoadGists(const PlacedPart& part, std::size_t index);
   Status EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check);
-  // One missing chunk: where it lies.
-  struct Miss {
-    std::int32_t chunk = 0;  // of the working set
-    std::size_t part = 0;    // index into parts_
-    PageKey page;
-    PageKey block;
+  Status HoldParts();
+  // A block of raw KV to be read: whose, and its place in the cache.
+  struct WantedBlock {
+    const PartRef* ref;
+    RecordKey key;
+    std::int32_t place;
   };
-  Status ReadBlocks(int layer, std::span<const Miss> misses);
-  Result<std::shared_ptr<const RawBlock>> OpenBlock(const RecordKey& key, const PartRef& ref, std::string sealed);
-  Status UnfoldMiss(int layer, const Miss& miss);
+  Status ReadMissing(int layer, std::vector<std::int32_t> blocks);
+  Status ReadBlocks(std::span<const WantedBlock> wanted);
+  std::uint64_t RawBlockBytes() const;
   Tensor SinkView(const Buffer& buffer) const;
   Tensor GistView(const Buffer& buffer, std::size_t level) const;
 
@@ -107,16 +112,15 @@ class WorkingSet {
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
   std::vector<std::int32_t> segment_offset_, segment_sink_;
-  Buffer device_offset_, device_sink_, device_tokens_;
+  Buffer device_offset_, device_sink_, device_tokens_, device_position_, device_places_;
   std::vector<Level> levels_;
   std::vector<std::int32_t> chunk_tokens_;
   std::vector<std::int32_t> chunk_position_;  // of each chunk's first raw token, inside its document
-  std::vector<std::int32_t> chunk_row_;       // of each chunk's first raw token, inside its raw block
-  std::vector<std::int32_t> chunk_part_;      // index into parts_
+  std::vector<std::int32_t> places_;          // [2, N, m]: first slot, first block of each part at each layer
   std::vector<LayerKv> layers_;
   std::int64_t num_tokens_ = 0;
   std::int32_t end_position_ = 0;
-  std::uint64_t kv_bytes_read_ = 0, pages_hit_ = 0, pages_missed_ = 0;
+  std::uint64_t kv_bytes_read_ = 0, pages_hit_ = 0, pages_missed_ = 0, unfolded_bytes_ = 0;
   KvLoader loader_;
   ScratchBuffer positions_;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times single operations of a backend at the sizes of a 7B model, beside what their bytes and flops would take at the
-// machine's measured rates. JSON lines. usage: device_bench BACKEND [route|prefill|layer|products|encode]...
+// machine's measured rates. JSON lines. usage: device_bench BACKEND [prefill|products|encode]...
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -77,23 +77,6 @@ void Print(const std::string& what, double ms, double bytes, double flops) {
   std::fflush(stdout);
 }
 
-void Route(Backend& backend) {
-  Memory memory(backend);
-  constexpr std::int64_t kChunks = 1250000, kHeads = 16, kDim = 128, kTokens = 32, kUnit = 200;
-  std::vector<std::int64_t> units;
-  for (std::int64_t c = 0; c <= kChunks; c += kUnit) units.push_back(c);
-  const auto num_units = static_cast<std::int64_t>(units.size()) - 1;
-  std::vector<double> sums(kTokens), squares(kTokens);
-  std::vector<RouteScoreArgs> heads;
-  for (std::int64_t h = 0; h < kHeads; ++h) {
-    heads.push_back({memory.Make(DType::kF32, {kTokens, kDim}), memory.Make(DType::kBF16, {kChunks, kDim}), units,
-                     memory.Make(DType::kF32, {kTokens, num_units}), sums, squares});
-  }
-  const double ms = Median(backend, 30, [&] { return backend.RouteScores(heads); });
-  const double keys = static_cast<double>(kHeads) * kChunks * kDim;
-  Print("route 1.25M chunks x 16 heads x 128, 32 tokens", ms, 2 * keys, 2 * kTokens * keys);
-}
-
 // One document of `raw` tokens, chunks of 8 with a gist each.
 void AppendDocument(std::int64_t raw, std::vector<GistToken>& tokens) {
   GistToken token;
@@ -157,95 +140,6 @@ void Products(Backend& backend, std::int64_t rows) {
     Print("product " + std::to_string(rows) + " x " + std::to_string(inner) + " x " + std::to_string(columns), ms,
           2.0 * static_cast<double>(columns * inner), 2.0 * static_cast<double>(rows * inner * columns));
   }
-}
-
-// One layer of a decoding step over `tokens` of context, all pages resident: score, select, attend (method.md section
-// 4). Chunks are of 7 to 9 tokens, one document.
-void Layer(Backend& backend, DType kv, std::int64_t tokens, double compression) {
-  Memory memory(backend);
-  constexpr std::int64_t kHeads = 28, kKvHeads = 4, kDim = 128, kPageTokens = 12;
-  const std::int64_t chunks = tokens / 8;
-  const auto top_k = static_cast<std::int64_t>(static_cast<double>(tokens + chunks) / (compression * 7 * 8)) + 1;
-  const auto ints = [&](const std::vector<std::int32_t>& values) {
-    const Tensor tensor = memory.Make(DType::kInt32, {static_cast<std::int64_t>(values.size())});
-    Must(backend.Upload(tensor, values.data()));
-    return tensor;
-  };
-  std::vector<std::int32_t> pages, lengths;
-  for (std::int64_t c = 0; c < chunks; ++c) {
-    pages.push_back(static_cast<std::int32_t>(c * 7919 % chunks));  // not in order: 7919 is prime
-    lengths.push_back(static_cast<std::int32_t>(7 + c % 3));
-  }
-  // As many layers as no cache holds together.
-  std::vector<ContextView> contexts(6);
-  for (ContextView& context : contexts) {
-    context.segment_offset = ints({0});
-    context.segment_sink = ints({0, 4});
-    context.sink_k = memory.Make(kv, {kKvHeads, 4, kDim});
-    context.sink_v = memory.Make(kv, {kKvHeads, 4, kDim});
-    context.gists[0].segment = ints({0, static_cast<std::int32_t>(chunks)});
-    context.gists[0].k = memory.Make(kv, {kKvHeads, chunks, kDim});
-    context.gists[0].v = memory.Make(kv, {kKvHeads, chunks, kDim});
-    context.chunk_page = ints(pages);
-    context.chunk_tokens = ints(lengths);
-    context.page_k = memory.Make(kv, {chunks, kKvHeads, kPageTokens, kDim});
-    context.page_v = memory.Make(kv, {chunks, kKvHeads, kPageTokens, kDim});
-  }
-
-  const Tensor q = memory.Make(DType::kF32, {1, kHeads, kDim}), positions = ints({static_cast<std::int32_t>(tokens)});
-  const RopeTable rope{memory.Make(DType::kF32, {tokens + 64, kDim / 2}),
-                       memory.Make(DType::kF32, {tokens + 64, kDim / 2})};
-  const Tensor scores = memory.Make(DType::kF32, {1, kHeads, chunks});
-  const ChosenGists chosen{memory.Make(DType::kInt32, {1, kKvHeads, chunks}),
-                           memory.Make(DType::kInt32, {1, kKvHeads})};
-  SparseAttentionArgs attend;
-  attend.q = q;
-  attend.positions = positions;
-  attend.rope = rope;
-  attend.scale = 0.01F;  // the tables are no rotations: large values
-  attend.chosen[0] = chosen;
-  attend.tail_k = memory.Make(kv, {kKvHeads, 64, kDim});
-  attend.tail_v = memory.Make(kv, {kKvHeads, 64, kDim});
-  attend.tail_position = tokens;
-  attend.out = memory.Make(DType::kF32, {1, kHeads, kDim});
-  const auto score = [&](const ContextView& context) {
-    return backend.GistScore({.q = q, .positions = positions, .rope = rope, .context = &context, .scores = scores});
-  };
-  const auto select = [&](const ContextView&) {
-    return backend.SelectChunks({.scores = scores, .kv_heads = kKvHeads, .top_k = top_k, .chosen = chosen});
-  };
-  const auto attention = [&](const ContextView& context) {
-    attend.context = &context;
-    return backend.SparseAttention(attend);
-  };
-  // Recorded, so that the host's part does not count.
-  const auto many = [&](auto run) {
-    constexpr int kTimes = 4;
-    Result<std::unique_ptr<Recording>> recorded = backend.Record([&] {
-      for (int i = 0; i < kTimes; ++i) {
-        for (const ContextView& context : contexts) UNFOLD_TRY(run(context));
-      }
-      return Status::Ok();
-    });
-    if (!recorded.ok()) Die(recorded.status());
-    return Median(backend, 20, [&] { return (*recorded)->Run(); }) / kTimes / static_cast<double>(contexts.size());
-  };
-  const double score_ms = many(score), select_ms = many(select), attend_ms = many(attention);
-  const double all_ms = many([&](const ContextView& context) {
-    UNFOLD_TRY(score(context));
-    UNFOLD_TRY(select(context));
-    return attention(context);
-  });
-  std::int32_t counts[kKvHeads] = {};
-  Must(backend.Download(counts, chosen.counts));
-  double kept = 0;
-  for (const std::int32_t count : counts) kept += count;
-  const std::string name = "layer of " + std::to_string(tokens) + " tokens, " + std::string(DTypeName(kv)) + ", ";
-  const double row = static_cast<double>(kDim * DTypeBytes(kv));
-  Print(name + "score", score_ms, static_cast<double>(kKvHeads * chunks) * row, 0);
-  Print(name + "select " + std::to_string(top_k), select_ms, static_cast<double>(scores.bytes()), 0);
-  Print(name + "attend " + std::to_string(static_cast<int>(kept)), attend_ms, kept * 2 * 9 * row, 0);
-  Print(name + "all", all_ms, static_cast<double>(kKvHeads * chunks) * row + kept * 2 * 9 * row, 0);
 }
 
 // One layer of an encoding pass of 16,384 rows, 8 documents with a gist for every 8 tokens, in bf16.
@@ -397,7 +291,7 @@ class EncodeLayer {
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: device_bench BACKEND [route|prefill|layer|products|encode]...\n");
+    std::fprintf(stderr, "usage: device_bench BACKEND [prefill|products|encode]...\n");
     return 2;
   }
   Result<std::unique_ptr<Backend>> made = MakeBackend(argv[1], 0);
@@ -406,20 +300,11 @@ int Main(int argc, char** argv) {
   const auto wanted = [&](const std::string& name) {
     return argc == 2 || std::find(argv + 2, argv + argc, name) != argv + argc;
   };
-  if (wanted("route")) Route(backend);
   if (wanted("prefill")) {
     Prefill(backend, DType::kBF16, 2048, 8);
     Prefill(backend, DType::kBF16, 16384, 1);
     Prefill(backend, DType::kBF16, 65536, 1);
     Prefill(backend, DType::kF32, 2048, 8);
-  }
-  if (wanted("layer")) {
-    for (const DType kv : {DType::kBF16, DType::kF32}) {
-      for (const std::int64_t tokens : {8192, 131072, 524288}) Layer(backend, kv, tokens, 8);
-    }
-  }
-  for (const char* tokens : {"8192", "131072", "524288"}) {  // one alone, for a profiler
-    if (argc > 2 && wanted(std::string("layer:") + tokens)) Layer(backend, DType::kBF16, std::atoll(tokens), 8);
   }
   if (wanted("products")) {
     for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);

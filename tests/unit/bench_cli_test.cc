@@ -86,7 +86,7 @@ TEST_F(BenchCli, Encode) {
 TEST_F(BenchCli, LayerCountsItsChoice) {
   const Args args = {"layer", "--shape", "gist-mini", "--context", "5000"};
   auto figures = Measure(args);
-  ASSERT_EQ(figures.size(), 4U);
+  ASSERT_EQ(figures.size(), 5U);
   const Json& layer = figures["layer"];
   const double chunks = layer["chunks"], chosen = layer["chosen_chunks_a_kv_head"], top_k = layer["top_k"];
   EXPECT_EQ(layer["documents"], 3);
@@ -102,6 +102,7 @@ TEST_F(BenchCli, LayerCountsItsChoice) {
   const double row = 4 * 64 * sizeof(float);  // of four heads
   const double attended = chosen + layer["chosen_raw_tokens_a_kv_head"].get<double>() + 3 * 3 + 64;
   EXPECT_NEAR(figures["score"]["bytes"], chunks * row, 1);
+  EXPECT_NEAR(figures["pages"]["bytes"], chosen * 4 * 12, 1);
   EXPECT_NEAR(figures["attend"]["bytes"], 2 * attended * row, 1);
   EXPECT_NEAR(layer["bytes"].get<double>(), (chunks + 2 * attended) * row, 1);
   // The seed decides what is chosen.
@@ -116,7 +117,7 @@ TEST_F(BenchCli, LayerCountsItsChoice) {
 
 TEST_F(BenchCli, LayerCoarseToFineAndDense) {
   auto two = Measure({"layer", "--shape", "gist-mini", "--context", "16000", "--levels", "2", "--compression", "16"});
-  ASSERT_EQ(two.size(), 4U);
+  ASSERT_EQ(two.size(), 5U);
   EXPECT_EQ(two["layer"]["compression"], 16);
   EXPECT_LT(two["layer"]["scored_gists_a_kv_head"], two["layer"]["chunks"]);
   EXPECT_GT(two["layer"]["chosen_gists_a_kv_head"], two["layer"]["chosen_chunks_a_kv_head"]);

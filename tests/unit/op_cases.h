@@ -108,7 +108,7 @@ struct LevelCase {
   GistLevel view() const { return {TensorOf(segment), child.empty() ? Tensor() : TensorOf(child), k, v}; }
 };
 
-// Documents in the layout of ContextView. Pages stand in random order; unchosen chunks may have none.
+// Documents in the layout of ContextView. Pages stand in random order, page[c] * Hk + head for a chunk and head.
 struct ContextCase {
   static constexpr std::int64_t kPageTokens = 5;
   static constexpr std::int32_t kSectionSize = 3;
@@ -123,8 +123,8 @@ struct ContextCase {
               int num_levels = 1, DType kv = DType::kF32)
       : sink_k(random.Make(kv, {shape.kv_heads, Total(sinks), shape.head_dim}, magnitude)),
         sink_v(random.Make(kv, {shape.kv_heads, Total(sinks), shape.head_dim})),
-        page_k(random.Make(kv, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
-        page_v(random.Make(kv, {Total(chunks) + 2, shape.kv_heads, kPageTokens, shape.head_dim})) {
+        page_k(random.Make(kv, {(Total(chunks) + 2) * shape.kv_heads, kPageTokens, shape.head_dim}, magnitude)),
+        page_v(random.Make(kv, {(Total(chunks) + 2) * shape.kv_heads, kPageTokens, shape.head_dim})) {
     next_position = first_position;
     for (std::size_t j = 0; j < chunks.size(); ++j) {
       offset.push_back(static_cast<std::int32_t>(next_position));
@@ -152,10 +152,7 @@ struct ContextCase {
     view.sink_k = sink_k;
     view.sink_v = sink_v;
     view.num_levels = static_cast<int>(levels.size());
-    view.chunk_page = TensorOf(page);
     view.chunk_tokens = TensorOf(tokens);
-    view.page_k = page_k;
-    view.page_v = page_v;
     for (std::size_t n = 0; n < levels.size(); ++n) view.gists[n] = levels[n].view();
     return view;
   }
@@ -198,6 +195,7 @@ struct SparseCase {
     operator ChosenGists() const { return {gists, counts}; }  // NOLINT(google-explicit-constructor)
   };
   std::vector<Lists> chosen;  // by level; on every level at random
+  Guarded pages;              // of all chosen chunks
   ContextView view;
 
   SparseCase(Random& random, const HeadShape& head_shape, std::int64_t num_rows, std::int64_t prefix, std::int64_t tail,
@@ -214,12 +212,24 @@ struct SparseCase {
         prefix_k(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
         prefix_v(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim})),
         tail_k(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
-        tail_v(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim})) {
+        tail_v(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim})),
+        pages(DType::kInt32, {rows, shape.kv_heads, context.chunks()}) {
     for (std::int64_t t = 0; t < rows; ++t) {
       positions.i32()[t] = static_cast<std::int32_t>(context.next_position + tail + t);
     }
     for (const LevelCase& level : context.levels) Choose(random, level.gists());
+    FindPages();
     view = context.view();
+  }
+
+  // After a change of chosen[0].
+  void FindPages() {
+    for (std::int64_t at = 0; at < pages.size(); ++at) {
+      const std::int64_t list = at / context.chunks(), i = at % context.chunks();
+      if (i >= chosen[0].counts.i32()[list]) continue;
+      const std::int32_t page = context.page[chosen[0].gists.i32()[at]];
+      pages.i32()[at] = static_cast<std::int32_t>(page * shape.kv_heads + list % shape.kv_heads);
+    }
   }
 
   void Choose(Random& random, std::int64_t gists) {
@@ -246,6 +256,9 @@ struct SparseCase {
     args.prefix_tokens = prefix_tokens;
     args.context = &view;
     for (std::size_t n = 0; n < chosen.size(); ++n) args.chosen[n] = chosen[n];
+    args.pages = pages;
+    args.page_k = context.page_k;
+    args.page_v = context.page_v;
     args.tail_k = tail_k;
     args.tail_v = tail_v;
     args.tail_position = context.next_position;

@@ -209,6 +209,7 @@ TEST_P(OpErrors, SparseAttention) {
     c.chosen[0].gists.i32()[list * 5] = 1;
     c.chosen[0].gists.i32()[list * 5 + 1] = 4;
   }
+  c.FindPages();
   using Args = SparseAttentionArgs;
   const Args args = c.Args(out, TensorOf(mass));
   ASSERT_TRUE(Succeeds(backend_->SparseAttention(args)));
@@ -234,32 +235,23 @@ TEST_P(OpErrors, SparseAttention) {
     change();
     bad(field, [&](Args& a) { a.context = &view; });
   };
-  std::vector<std::int32_t> pages = c.context.page, tokens = c.context.tokens;
+  std::vector<std::int32_t> tokens = c.context.tokens;
   tokens[1] = 6;
   bad_view("context.chunk_tokens[1] is 6", [&] { view.chunk_tokens = TensorOf(tokens); });
-  bad_view("context.chunk_page", [&] { view.chunk_page.dims[0] = 4; });
+  bad("pages", [](Args& a) { a.pages.dims[2] = 4; });
+  bad("page_v", [](Args& a) { a.page_v.dims[0] = 4; });
   bad_view("context.sink_v", [&] { view.sink_v.dims[1] = 1; });
   bad_view("context.segment_sink", [&] { view.segment_sink.dims[0] = 2; });
   const std::vector<std::int32_t> sinks = {0, 1, 3}, late = {2, 600};
   bad_view("context.segment_sink", [&] { view.segment_sink = TensorOf(sinks); });
   bad_view("context.segment_offset[1]", [&] { view.segment_offset = TensorOf(late); });
-  pages[1] = 7;
-  bad_view("context.chunk_page[1] is 7", [&] { view.chunk_page = TensorOf(pages); });
-  pages = c.context.page;
-  pages[0] = -1;  // not chosen: no error
-  view = c.view;
-  view.chunk_page = TensorOf(pages);
-  Args spared = args;
-  spared.context = &view;
-  EXPECT_TRUE(Succeeds(backend_->SparseAttention(spared)));
-  pages[4] = -1;
-  bad("chosen[1] is 4, expected an unfolded chunk", [&](Args& a) { a.context = &view; });
   const auto bad_choice = [&](std::string_view field, std::int32_t& place, std::int32_t value) {
     const std::int32_t before = place;
     place = value;
     bad(field, [](Args&) {});
     place = before;
   };
+  bad_choice("pages[5] is 14", c.pages.i32()[5], 14);
   bad_choice("chosen[6] is 5", c.chosen[0].gists.i32()[6], 5);
   bad_choice("chosen[5] is -1", c.chosen[0].gists.i32()[5], -1);
   bad_choice("chosen[6] is 1, expected ascending", c.chosen[0].gists.i32()[6], 1);

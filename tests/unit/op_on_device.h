@@ -24,6 +24,9 @@ class Mirrors {
   // Attended in bf16 there is a form for aligned memory and one for all, of other bits: always the first.
   Tensor Kv(const Tensor& host) { return Mirrored(host, skewed_ && host.dtype != DType::kBF16); }
 
+  // Bytes of structs, which have an alignment of their own.
+  Tensor Structs(const Tensor& host) { return Mirrored(host, false); }
+
   const Status& status() const { return status_; }
 
   // After a call that succeeded: all values back to the host, if nothing around them was touched.
@@ -112,13 +115,11 @@ class OnDevice final : public Backend {
   static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
   static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
   static void Replace(Mirrors& mirror, ContextView& context) {
-    for (Tensor* tensor :
-         {&context.segment_offset, &context.segment_sink, &context.chunk_page, &context.chunk_tokens}) {
+    for (Tensor* tensor : {&context.segment_offset, &context.segment_sink, &context.chunk_tokens,
+                           &context.chunk_position, &context.segment_slot, &context.segment_raw}) {
       *tensor = mirror(*tensor);
     }
-    for (Tensor* tensor : {&context.sink_k, &context.sink_v, &context.page_k, &context.page_v}) {
-      *tensor = mirror.Kv(*tensor);
-    }
+    for (Tensor* tensor : {&context.sink_k, &context.sink_v}) *tensor = mirror.Kv(*tensor);
     for (GistLevel& level : context.gists) {
       for (Tensor* tensor : {&level.segment, &level.child}) *tensor = mirror(*tensor);
       for (Tensor* tensor : {&level.k, &level.v}) *tensor = mirror.Kv(*tensor);
@@ -196,8 +197,28 @@ class OnDevice final : public Backend {
       Replace(mirror, a.rope);
       for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
       if (a.context != nullptr) a.context = &context;
-      for (Tensor* tensor : {&a.q, &a.positions, &a.row_documents, &a.chunk_mass, &a.out}) *tensor = mirror(*tensor);
-      for (Tensor* tensor : {&a.prefix_k, &a.prefix_v, &a.tail_k, &a.tail_v}) *tensor = mirror.Kv(*tensor);
+      for (Tensor* tensor : {&a.q, &a.positions, &a.pages, &a.row_documents, &a.chunk_mass, &a.out}) {
+        *tensor = mirror(*tensor);
+      }
+      for (Tensor* tensor : {&a.prefix_k, &a.prefix_v, &a.page_k, &a.page_v, &a.tail_k, &a.tail_v}) {
+        *tensor = mirror.Kv(*tensor);
+      }
+    });
+  }
+  // Raw rows stay where they are: the caller has them from AllocateHost.
+  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override {
+    ContextView context = *args.context;
+    return Call(&Backend::UnfoldChunks, args, [&context](UnfoldChunksArgs& a, Mirrors& mirror) {
+      Replace(mirror, context);
+      Replace(mirror, a.rope);
+      Replace(mirror, a.chosen);
+      a.context = &context;
+      PagePool& pool = a.pool;
+      for (Tensor* tensor : {&pool.page_slot, &pool.page_call, &pool.slot_page, &pool.missing, &a.pages}) {
+        *tensor = mirror(*tensor);
+      }
+      for (Tensor* tensor : {&pool.page_k, &pool.page_v}) *tensor = mirror.Kv(*tensor);
+      for (Tensor* tensor : {&pool.raw, &pool.counts}) *tensor = mirror.Structs(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {

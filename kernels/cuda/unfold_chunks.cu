@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+// UnfoldChunks (method.md 4.5, design.md section 6) without the host: two launches, of which the second has nothing to
+// do while all chosen chunks have pages.
+//
+// Bytes: 12 for a chosen chunk; for one that is unfolded its rows, over the bus, and its page.
+#include <algorithm>
+
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/queries.cuh"
+
+namespace unfold {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr std::int32_t kBeingUnfolded = -2;  // in slot_page, inside a call
+constexpr int kPagesOfThread = 4;            // looked at at once
+
+struct PoolInputs {
+  std::int32_t* page_slot;
+  std::uint32_t* page_call;
+  std::int32_t* slot_page;
+  RawRows* raw;
+  PageCounts* counts;
+  std::int32_t* missing;
+  Index pages, slots, blocks, most_missing, page_tokens;
+};
+
+struct ChosenInputs {
+  const std::int32_t *chosen, *chosen_counts;  // [T, Hk, chunks], [T, Hk]
+  const std::int32_t *segment, *chunk_tokens, *chunk_position, *segment_slot, *segment_raw;
+  std::int32_t* pages;
+  Index lists, kv_heads, chunks, documents, chunks_per_block;
+  FaultSink faults;
+};
+
+// A chunk and head to be unfolded.
+struct Work {
+  std::int32_t slot, chunk, head, page, block, first_row;
+};
+
+// What the kernels of a call tell each other.
+struct Progress {
+  int work, missing;  // how many there are
+  int given;          // so many of the work have pages
+};
+
+struct Spot {
+  std::int32_t slot, block, first_row;
+};
+
+// Where chunk `chunk` of a head is found; false, and a note, where there is no such place.
+__device__ bool FindSpot(const ChosenInputs& in, const PoolInputs& pool, Index kv_head, std::int32_t chunk,
+                         Spot* spot) {
+  const Index document = FirstNotBelow(in.segment + 1, in.documents, chunk + 1);
+  if (!InRange(in.faults, FaultKind::kUnfoldSegment, document, chunk, in.segment[in.documents])) return false;
+  const std::int32_t first = in.segment[document], of_document = in.segment[document + 1] - first, own = chunk - first;
+  const auto block = static_cast<std::int32_t>(own / in.chunks_per_block);
+  const std::int32_t position = in.chunk_position[chunk], tokens = in.chunk_tokens[chunk];
+  spot->slot = in.segment_slot[document] + static_cast<std::int32_t>(kv_head) * of_document + own;
+  spot->block = in.segment_raw[document] + block;
+  spot->first_row = position - in.chunk_position[first + block * in.chunks_per_block];
+  return InRange(in.faults, FaultKind::kUnfoldSlot, chunk, spot->slot, pool.slots) &&
+         InRange(in.faults, FaultKind::kUnfoldBlock, chunk, spot->block, pool.blocks) &&
+         InRange(in.faults, FaultKind::kUnfoldTokens, chunk, tokens, pool.page_tokens + 1) &&
+         InRange(in.faults, FaultKind::kUnfoldChunkPosition, chunk, position, INT32_MAX);
+}
+
+// The entries of all lists, a thread each: each(at, list, chunk).
+template <typename Each>
+__device__ __forceinline__ void ForChosen(const ChosenInputs& in, Index blocks_of_list, Each each) {
+  for (Index place = blockIdx.x; place < in.lists * blocks_of_list; place += gridDim.x) {
+    const Index list = place / blocks_of_list;
+    const std::int32_t count = in.chosen_counts[list];
+    if (!InRange(in.faults, FaultKind::kUnfoldChosenCounts, list, count, in.chunks + 1)) continue;
+    for (Index i = place % blocks_of_list * kThreads + threadIdx.x; i < count; i += blocks_of_list * kThreads) {
+      const Index at = list * in.chunks + i;
+      const std::int32_t chunk = in.chosen[at];
+      if (InRange(in.faults, FaultKind::kUnfoldChosen, at, chunk, in.chunks)) each(at, list, chunk);
+    }
+  }
+}
+
+struct TakeShared {
+  int sums[kWarps];
+  unsigned age;
+};
+
+// Gives pages [first, first + given) of the work to those never taken, then to the oldest. All threads take part.
+class PageTaker {
+ public:
+  __device__ PageTaker(const PoolInputs& pool, std::uint32_t call, Work* work, int wanted, TakeShared& shared)
+      : pool_(pool), call_(call), work_(work), wanted_(wanted), shared_(shared) {}
+
+  // Returns how many got one. `counts` is each thread's copy.
+  __device__ int Take(PageCounts& counts) {
+    const int fresh = static_cast<int>(min(Index{wanted_}, pool_.pages - counts.num_used));
+    for (int i = threadIdx.x; i < fresh; i += kThreads) Give(i, counts.num_used + i);
+    counts.num_used += fresh;
+    int given = fresh;
+    while (given < wanted_) {
+      __syncthreads();
+      given += TakeOld(counts, given);
+      if (given < wanted_ && !RaiseOldest(counts)) break;
+    }
+    return given;
+  }
+
+ private:
+  __device__ void Give(int i, std::int32_t page) {
+    const std::int32_t before = pool_.page_slot[page];
+    if (before >= 0 && before < pool_.slots && pool_.slot_page[before] == page) pool_.slot_page[before] = -1;
+    pool_.page_slot[page] = work_[i].slot;
+    pool_.page_call[page] = call_;
+    pool_.slot_page[work_[i].slot] = page;
+    work_[i].page = page;
+  }
+
+  // From counts.next_page to the pool's end, or until all have one. Returns how many were taken.
+  __device__ int TakeOld(PageCounts& counts, int given) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    int taken = 0;
+    while (counts.next_page < pool_.pages && given + taken < wanted_) {
+      const Index first = counts.next_page + Index{kPagesOfThread} * threadIdx.x;
+      unsigned old = 0;
+#pragma unroll
+      for (int n = 0; n < kPagesOfThread; ++n) {
+        if (first + n >= pool_.pages) continue;
+        const std::uint32_t age = call_ - pool_.page_call[first + n];
+        if (age > 0 && age >= call_ - counts.oldest) old |= 1U << n;
+      }
+      const int own = __popc(old), through = WarpSumThrough(own);
+      __syncthreads();
+      if (threadIdx.x == 0) shared_.age = 0xffffffffU;
+      if (lane == kWarp - 1) shared_.sums[warp] = through;
+      __syncthreads();
+      int before = through - own, all = 0;
+      for (int w = 0; w < kWarps; ++w) {
+        before += w < warp ? shared_.sums[w] : 0;
+        all += shared_.sums[w];
+      }
+      for (int n = 0; n < kPagesOfThread; ++n) {
+        if ((old >> n & 1) == 0 || given + taken + before >= wanted_) continue;
+        Give(given + taken + before, static_cast<std::int32_t>(first + n));
+        ++before;
+        // The last one that is wanted: the next look begins behind it.
+        if (given + taken + before == wanted_) shared_.age = static_cast<unsigned>(first + n);
+      }
+      __syncthreads();
+      taken = min(taken + all, wanted_ - given);
+      const Index end =
+          shared_.age != 0xffffffffU ? Index{shared_.age} + 1 : counts.next_page + kPagesOfThread * kThreads;
+      counts.next_page = static_cast<std::int32_t>(min(end, pool_.pages));
+      __syncthreads();
+    }
+    return taken;
+  }
+
+  // At the pool's end: the oldest eighth of the ages that its pages have now, from its beginning.
+  __device__ bool RaiseOldest(PageCounts& counts) {
+    unsigned age = 0;
+    for (Index page = threadIdx.x; page < pool_.pages; page += kThreads) age = max(age, call_ - pool_.page_call[page]);
+    age = __reduce_max_sync(kAllLanes, age);
+    __syncthreads();
+    if (threadIdx.x == 0) shared_.age = 0;
+    __syncthreads();
+    if (threadIdx.x % kWarp == 0) atomicMax(&shared_.age, age);
+    __syncthreads();
+    age = shared_.age;
+    __syncthreads();
+    counts.oldest = call_ - (age - age / 8);
+    counts.next_page = 0;
+    return age > 0;
+  }
+
+  const PoolInputs& pool_;
+  std::uint32_t call_;
+  Work* work_;
+  int wanted_;
+  TakeShared& shared_;
+};
+
+// Finds pages and what has none; the last block gives those theirs.
+__global__ void __launch_bounds__(kThreads)
+    FindKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool, Index blocks_of_list,
+               Work* work, Progress* progress, unsigned* counters) {
+  __shared__ TakeShared shared;
+  __shared__ bool last;
+  WaitForWorkBefore();
+  const std::uint32_t call = pool.counts->calls + 1;
+  int hits = 0;
+  ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
+    Spot spot;
+    in.pages[at] = -1;
+    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) return;
+    const std::int32_t page = __ldcg(pool.slot_page + spot.slot);
+    if (page >= 0) {
+      in.pages[at] = page;
+      hits += atomicExch(pool.page_call + page, call) != call ? 1 : 0;
+      return;
+    }
+    RawRows& raw = pool.raw[spot.block];
+    if (raw.k == nullptr) {
+      if (atomicExch(&raw.asked_by, call) == call) return;
+      const unsigned place = atomicAdd(counters + 1, 1U);
+      if (place < pool.most_missing) pool.missing[place] = spot.block;
+      return;
+    }
+    const std::int32_t end = spot.first_row + in.chunk_tokens[chunk];
+    if (spot.first_row < 0 || end > raw.num_rows) {
+      NoteFault(in.faults, FaultKind::kUnfoldRows, chunk, end, raw.num_rows);
+      return;
+    }
+    if (atomicCAS(pool.slot_page + spot.slot, -1, kBeingUnfolded) != -1) return;
+    work[atomicAdd(counters, 1U)] = {spot.slot, chunk,      static_cast<std::int32_t>(list % in.kv_heads),
+                                     -1,        spot.block, spot.first_row};
+  });
+  const int all_hits = __reduce_add_sync(kAllLanes, hits);
+  if (threadIdx.x % kWarp == 0 && all_hits > 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->pages_hit),
+              static_cast<unsigned long long>(all_hits));
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(counters + 2, 1U) == gridDim.x - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  const int wanted = static_cast<int>(__ldcg(counters)), missing = static_cast<int>(__ldcg(counters + 1));
+  PageCounts counts = *pool.counts;
+  const int given = PageTaker(pool, call, work, wanted, shared).Take(counts);
+  for (int i = given + static_cast<int>(threadIdx.x); i < wanted; i += kThreads) pool.slot_page[work[i].slot] = -1;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  pool.counts->calls = call;
+  pool.counts->oldest = counts.oldest;
+  pool.counts->next_page = counts.next_page;
+  pool.counts->num_used = counts.num_used;
+  pool.counts->num_missing = missing;
+  pool.counts->pages_lacking = wanted - given;
+  pool.counts->pages_unfolded += given;
+  *progress = {wanted, missing, given};
+  counters[0] = counters[1] = counters[2] = 0;
+}
+
+struct RotationInputs {
+  const float *cos, *sin;
+  Index table_rows;
+};
+
+// One row of a page a warp.
+template <typename Element, typename Kv>
+__device__ __forceinline__ void UnfoldRow(const RawRows& raw, Index row, Index kv_heads, const Work& work, int half,
+                                          const float* cos, const float* sin, Kv* k, Kv* v) {
+  const Index at = ((work.first_row + row) * kv_heads + work.head) * 2 * half;
+  const auto *from_k = static_cast<const Element*>(raw.k) + at, *from_v = static_cast<const Element*>(raw.v) + at;
+  const auto *k_scale = static_cast<const __nv_bfloat16*>(raw.k_scale) + work.head * 2 * half,
+             *v_scale = static_cast<const __nv_bfloat16*>(raw.v_scale) + work.head * 2 * half;
+  constexpr bool kScaled = std::is_same_v<Element, std::int8_t>;
+  for (int i = threadIdx.x % kWarp; i < half; i += kWarp) {
+    float a = Widen(from_k[i]), b = Widen(from_k[i + half]), low = Widen(from_v[i]), high = Widen(from_v[i + half]);
+    if constexpr (kScaled) {
+      a *= Widen(k_scale[i]), b *= Widen(k_scale[i + half]);
+      low *= Widen(v_scale[i]), high *= Widen(v_scale[i + half]);
+    }
+    Narrow(fmaf(a, cos[i], -__fmul_rn(b, sin[i])), k[i]);
+    Narrow(fmaf(b, cos[i], __fmul_rn(a, sin[i])), k[i + half]);
+    Narrow(low, v[i]);
+    Narrow(high, v[i + half]);
+  }
+}
+
+// Fills the pages that were given, and tells them to all entries that wait for one.
+template <typename Kv>
+__global__ void __launch_bounds__(kThreads)
+    FillKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool, Index blocks_of_list,
+               const Work* work, const Progress* progress, RotationInputs rotation, int half, Kv* page_k, Kv* page_v) {
+  WaitForWorkBefore();
+  const Progress done = *progress;
+  if (done.work == 0 && done.missing == 0) return;
+  const auto page_tokens = static_cast<int>(pool.page_tokens);
+  const Index warps = Index{gridDim.x} * kWarps, own = Index{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  for (Index n = own; n < Index{done.given} * page_tokens; n += warps) {
+    const Work item = work[n / page_tokens];
+    const auto row = static_cast<int>(n % page_tokens), tokens = in.chunk_tokens[item.chunk];
+    const RawRows& raw = pool.raw[item.block];
+    if (row == 0 && threadIdx.x % kWarp == 0) {
+      const unsigned bytes = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
+      atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), 4ULL * bytes * tokens * half);
+    }
+    if (row >= tokens) continue;
+    const Index position = in.chunk_position[item.chunk] + row;
+    if (!InRange(in.faults, FaultKind::kUnfoldChunkPosition, item.chunk, static_cast<std::int32_t>(position),
+                 rotation.table_rows)) {
+      continue;
+    }
+    const float *cos = rotation.cos + position * half, *sin = rotation.sin + position * half;
+    const Index to = (Index{item.page} * page_tokens + row) * 2 * half;
+    switch (raw.dtype) {
+      case DType::kInt8:
+        UnfoldRow<std::int8_t>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+        break;
+      case DType::kBF16:
+        UnfoldRow<__nv_bfloat16>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+        break;
+      default: UnfoldRow<float>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+    }
+  }
+  int left_out = 0;
+  ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
+    if (in.pages[at] >= 0) return;
+    Spot spot;
+    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) return;
+    in.pages[at] = max(pool.slot_page[spot.slot], -1);
+    left_out += in.pages[at] < 0 ? 1 : 0;
+  });
+  left_out = __reduce_add_sync(kAllLanes, left_out);
+  if (threadIdx.x % kWarp == 0 && left_out > 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->left_out), static_cast<unsigned long long>(left_out));
+  }
+}
+
+PoolInputs MakePool(const PagePool& pool) {
+  return {pool.page_slot.as<std::int32_t>(),
+          pool.page_call.as<std::uint32_t>(),
+          pool.slot_page.as<std::int32_t>(),
+          pool.raw.as<RawRows>(),
+          pool.counts.as<PageCounts>(),
+          pool.missing.as<std::int32_t>(),
+          pool.page_k.dims[0],
+          pool.slot_page.dims[0],
+          pool.raw.dims[0],
+          pool.missing.dims[0],
+          pool.page_k.dims[1]};
+}
+
+}  // namespace
+
+Status CudaBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
+  const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
+  const ContextView& context = *args.context;
+  const ChosenInputs in{args.chosen.gists.as<std::int32_t>(),
+                        args.chosen.counts.as<std::int32_t>(),
+                        context.gists[0].segment.as<std::int32_t>(),
+                        context.chunk_tokens.as<std::int32_t>(),
+                        context.chunk_position.as<std::int32_t>(),
+                        context.segment_slot.as<std::int32_t>(),
+                        context.segment_raw.as<std::int32_t>(),
+                        args.pages.as<std::int32_t>(),
+                        rows * kv_heads,
+                        kv_heads,
+                        chunks,
+                        context.num_documents(),
+                        context.chunks_per_block,
+                        context_->NextCall()};
+  const PoolInputs pool = MakePool(args.pool);
+  CallMemory memory(*context_, "UnfoldChunks");
+  // A slot is unfolded once in a call, and a layer has Hk * C of them.
+  auto* work = memory.Array<Work>(std::max<Index>(1, std::min(rows * kv_heads * chunks, kv_heads * chunks)));
+  auto* progress = memory.Array<Progress>(1);
+  UNFOLD_TRY(memory.status());
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(3));
+  constexpr Index kBlocksOfList = 16;
+  const Index of_list = std::clamp<Index>(CeilDiv(chunks, kThreads), 1, kBlocksOfList);
+  const Index blocks = std::max<Index>(1, in.lists * of_list);
+  UNFOLD_TRY(
+      context_->Launch(FindKernel, {blocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work, progress, counters));
+  const RotationInputs rotation{args.rope.cos.as<float>(), args.rope.sin.as<float>(), args.rope.cos.dims[0]};
+  const auto half = static_cast<int>(args.pool.page_k.dims[2] / 2);
+  const auto fill = [&]<typename Kv>(Kv* page_k) {
+    return context_->Launch(FillKernel<Kv>, {2 * context_->num_multiprocessors(), kThreads, 0, "UnfoldChunks"}, in,
+                            pool, of_list, work, progress, rotation, half, page_k, args.pool.page_v.as<Kv>());
+  };
+  return args.pool.page_k.dtype == DType::kBF16 ? fill(args.pool.page_k.as<__nv_bfloat16>())
+                                                : fill(args.pool.page_k.as<float>());
+}
+
+}  // namespace unfold

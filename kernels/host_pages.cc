@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// UnfoldChunks of host backends: one chosen chunk after another, a page's rows by Unfold.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/host_backend.h"
+
+namespace unfold {
+namespace {
+
+using Index = std::int64_t;
+
+Status Bad(std::string_view what, Index index, Index value, Index most) {
+  return Status::InvalidArgument("UnfoldChunks: " + std::string(what) + '[' + std::to_string(index) + "] is " +
+                                 std::to_string(value) + ", expected 0 to " + std::to_string(most));
+}
+
+// Where a chosen chunk's page and raw rows are found.
+struct Place {
+  Index slot = 0, block = 0;
+  Index first_row = 0;  // in its block
+};
+
+class HostPages {
+ public:
+  explicit HostPages(const UnfoldChunksArgs& args)
+      : args_(args),
+        counts_(*args.pool.counts.as<PageCounts>()),
+        page_slot_(args.pool.page_slot.as<std::int32_t>()),
+        page_call_(args.pool.page_call.as<std::uint32_t>()),
+        slot_page_(args.pool.slot_page.as<std::int32_t>()),
+        num_pages_(args.pool.page_k.dims[0]) {
+    ++counts_.calls;
+    counts_.num_missing = counts_.pages_lacking = 0;
+  }
+
+  // Marks the pages that are there, so that none of them is taken for another.
+  Status Touch() {
+    return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
+      const std::int32_t page = slot_page_[place.slot];
+      args_.pages.as<std::int32_t>()[at] = page;
+      if (page >= 0 && page_call_[page] != counts_.calls) {
+        page_call_[page] = counts_.calls;
+        ++counts_.pages_hit;
+      }
+      const auto tokens = Ints(args_.context->chunk_tokens)[chunk];
+      if (tokens < 0 || tokens > args_.pool.page_k.dims[1]) {
+        return Bad("context.chunk_tokens", chunk, tokens, args_.pool.page_k.dims[1]);
+      }
+      return Status::Ok();
+    });
+  }
+
+  // Gives pages to the others and has `fill` fill them.
+  template <typename Fill>
+  Status UnfoldOthers(Fill fill) {
+    return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
+      std::int32_t& page = args_.pages.as<std::int32_t>()[at];
+      if (page < 0) page = slot_page_[place.slot];  // one of this call's
+      if (page >= 0) return Status::Ok();
+      const RawRows& raw = args_.pool.raw.as<RawRows>()[place.block];
+      if (raw.k == nullptr) {
+        AskFor(place.block);
+      } else if (place.first_row + Ints(args_.context->chunk_tokens)[chunk] > raw.num_rows) {
+        return Bad("a chunk's rows", chunk, place.first_row + Ints(args_.context->chunk_tokens)[chunk], raw.num_rows);
+      } else if (const Index taken = TakePage(); taken >= 0) {
+        page = slot_page_[place.slot] = static_cast<std::int32_t>(taken);
+        page_slot_[taken] = static_cast<std::int32_t>(place.slot);
+        ++counts_.pages_unfolded;
+        return fill(raw, place.first_row, chunk, at / args_.pages.dims[2] % args_.pages.dims[1], taken);
+      } else {
+        ++counts_.pages_lacking;
+      }
+      ++counts_.left_out;
+      return Status::Ok();
+    });
+  }
+
+  void CountBytes(std::size_t bytes) { counts_.raw_bytes += bytes; }
+
+ private:
+  template <typename Each>
+  Status ForEach(Each each) const {
+    const auto [rows, kv_heads, chunks, unused] = args_.chosen.gists.dims;
+    for (Index list = 0; list < rows * kv_heads; ++list) {
+      const std::int32_t count = Ints(args_.chosen.counts)[list];
+      if (count < 0 || count > chunks) return Bad("chosen.counts", list, count, chunks);
+      for (Index at = list * chunks; at < list * chunks + count; ++at) {
+        const std::int32_t chunk = Ints(args_.chosen.gists)[at];
+        if (chunk < 0 || chunk >= chunks) return Bad("chosen", at, chunk, chunks - 1);
+        Place place;
+        UNFOLD_TRY(Find(chunk, list % kv_heads, &place));
+        UNFOLD_TRY(each(at, chunk, place));
+      }
+    }
+    return Status::Ok();
+  }
+
+  Status Find(Index chunk, Index kv_head, Place* place) const {
+    const ContextView& context = *args_.context;
+    const std::span<const std::int32_t> segment = Ints(context.gists[0].segment);
+    const Index document = std::upper_bound(segment.begin() + 1, segment.end(), chunk) - segment.begin() - 1;
+    if (document >= context.num_documents()) return Bad("context.gists.segment", document, chunk, segment.back() - 1);
+    const Index first = segment[document], of_document = segment[document + 1] - first, own = chunk - first;
+    const Index block = own / context.chunks_per_block;
+    place->slot = Ints(context.segment_slot)[document] + kv_head * of_document + own;
+    place->block = Ints(context.segment_raw)[document] + block;
+    const std::span<const std::int32_t> position = Ints(context.chunk_position);
+    place->first_row = position[chunk] - position[first + block * context.chunks_per_block];
+    const Index slots = args_.pool.slot_page.dims[0], blocks = args_.pool.raw.dims[0];
+    if (place->slot < 0 || place->slot >= slots) return Bad("a chunk's slot", chunk, place->slot, slots - 1);
+    if (place->block < 0 || place->block >= blocks) return Bad("a chunk's block", chunk, place->block, blocks - 1);
+    if (place->first_row < 0) return Bad("a chunk's rows", chunk, place->first_row, 0);
+    return Status::Ok();
+  }
+
+  void AskFor(Index block) {
+    RawRows& raw = args_.pool.raw.as<RawRows>()[block];
+    if (raw.asked_by == counts_.calls) return;
+    raw.asked_by = counts_.calls;
+    if (counts_.num_missing < args_.pool.missing.dims[0]) {
+      args_.pool.missing.as<std::int32_t>()[counts_.num_missing] = static_cast<std::int32_t>(block);
+    }
+    ++counts_.num_missing;
+  }
+
+  // -1 when this call uses all.
+  Index TakePage() {
+    Index page = counts_.num_used < num_pages_ ? counts_.num_used++ : FindOld();
+    if (page < 0 && RaiseOldest()) page = FindOld();
+    if (page < 0) return page;
+    const std::int32_t slot = page_slot_[page];
+    if (slot >= 0 && slot < args_.pool.slot_page.dims[0] && slot_page_[slot] == page) slot_page_[slot] = -1;
+    page_call_[page] = counts_.calls;
+    return page;
+  }
+
+  std::uint32_t Age(std::uint32_t call) const { return counts_.calls - call; }
+
+  // The next page of those that may be taken, up to the end of the pool.
+  Index FindOld() {
+    for (; counts_.next_page < num_pages_; ++counts_.next_page) {
+      const std::uint32_t call = page_call_[counts_.next_page];
+      if (Age(call) > 0 && Age(call) >= Age(counts_.oldest)) return counts_.next_page++;
+    }
+    return -1;
+  }
+
+  // At the pool's end: the oldest eighth of the ages that its pages have now, from its beginning.
+  bool RaiseOldest() {
+    std::uint32_t age = 0;
+    for (Index page = 0; page < num_pages_; ++page) age = std::max(age, Age(page_call_[page]));
+    counts_.oldest = counts_.calls - (age - age / 8);
+    counts_.next_page = 0;
+    return age > 0;
+  }
+
+  const UnfoldChunksArgs& args_;
+  PageCounts& counts_;
+  std::int32_t* page_slot_;
+  std::uint32_t* page_call_;
+  std::int32_t* slot_page_;
+  Index num_pages_;
+};
+
+// `count` rows of one head, from rows [T, Hk, D] on.
+void CopyHead(const void* rows, Index first, Index count, Index kv_heads, Index head, std::size_t head_bytes,
+              std::byte* to) {
+  const auto* from = static_cast<const std::byte*>(rows);
+  for (Index row = 0; row < count; ++row) {
+    std::memcpy(to + row * head_bytes, from + ((first + row) * kv_heads + head) * head_bytes, head_bytes);
+  }
+}
+
+}  // namespace
+
+Status HostBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
+  const Index kv_heads = args.chosen.gists.dims[1], page_tokens = args.pool.page_k.dims[1],
+              head_dim = args.pool.page_k.dims[2];
+  std::vector<std::byte> k, v;
+  std::vector<std::int32_t> positions;
+  HostPages pages(args);
+  UNFOLD_TRY(pages.Touch());
+  return pages.UnfoldOthers([&](const RawRows& raw, Index first, Index chunk, Index head, Index page) -> Status {
+    const Index tokens = Ints(args.context->chunk_tokens)[chunk];
+    const std::size_t head_bytes = static_cast<std::size_t>(head_dim) * DTypeBytes(raw.dtype);
+    k.resize(tokens * head_bytes);
+    v.resize(tokens * head_bytes);
+    CopyHead(raw.k, first, tokens, kv_heads, head, head_bytes, k.data());
+    CopyHead(raw.v, first, tokens, kv_heads, head, head_bytes, v.data());
+    positions.resize(static_cast<std::size_t>(tokens));
+    for (Index i = 0; i < tokens; ++i) {
+      positions[i] = Ints(args.context->chunk_position)[chunk] + static_cast<std::int32_t>(i);
+    }
+    pages.CountBytes(2 * tokens * head_bytes);
+    if (tokens == 0) return Status::Ok();
+    UnfoldArgs unfold;
+    unfold.k = Tensor(k.data(), raw.dtype, {tokens, 1, head_dim});
+    unfold.v = Tensor(v.data(), raw.dtype, {tokens, 1, head_dim});
+    if (raw.dtype == DType::kInt8) {
+      const auto scale = [&](const void* scales) {
+        auto* of_head = const_cast<std::uint16_t*>(static_cast<const std::uint16_t*>(scales)) + head * head_dim;
+        return Tensor(of_head, DType::kBF16, {1, head_dim});
+      };
+      unfold.k_scale = scale(raw.k_scale), unfold.v_scale = scale(raw.v_scale);
+    }
+    unfold.positions = Tensor(positions.data(), DType::kInt32, {tokens});
+    unfold.rope = args.rope;
+    unfold.out_k = args.pool.page_k.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
+    unfold.out_v = args.pool.page_v.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
+    return Unfold(unfold);
+  });
+}
+
+}  // namespace unfold

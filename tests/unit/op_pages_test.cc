@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+// UnfoldChunks against `ref`: what lies in pages, what is counted, and which pages are taken for others.
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "op_testing.h"
+
+namespace unfold {
+namespace {
+
+// Documents in memory as they are stored, and a pool of `num_pages`. Slots and blocks begin behind a few that are
+// nobody's.
+class Pages {
+ public:
+  static constexpr std::int64_t kPageTokens = 5, kPerBlock = 4;
+  static constexpr std::int32_t kFirstSlot = 3, kFirstBlock = 2;
+
+  Pages(Random& random, Backend& backend, std::vector<std::int32_t> chunks, std::int64_t kv_heads, std::int64_t dim,
+        std::int64_t num_pages, DType kv = DType::kF32, DType stored = DType::kBF16)
+      : kv_heads_(kv_heads),
+        dim_(dim),
+        stored_(stored),
+        rope_(1600, dim),
+        page_k_(kv, {num_pages, kPageTokens, dim}),
+        page_v_(kv, {num_pages, kPageTokens, dim}),
+        page_slot_(DType::kInt32, {num_pages}),
+        page_call_(static_cast<std::size_t>(num_pages), 0),
+        slot_page_(DType::kInt32, {kFirstSlot + 2 * kv_heads * Total(chunks)}) {
+    offset_.assign(chunks.size(), 0);
+    std::int32_t slot = kFirstSlot;
+    for (const std::int32_t count : chunks) {
+      segment_slot_.push_back(slot);
+      segment_raw_.push_back(static_cast<std::int32_t>(kFirstBlock + blocks_.size()));
+      AddDocument(random, backend, count);
+      segment_.push_back(segment_.back() + count);
+      slot += static_cast<std::int32_t>(kv_heads) * count;
+    }
+    raw_.resize(kFirstBlock + blocks_.size());
+    for (std::size_t b = 0; b < blocks_.size(); ++b) raw_[kFirstBlock + b] = blocks_[b].rows;
+  }
+
+  std::int64_t chunks() const { return segment_.back(); }
+  std::int64_t kv_heads() const { return kv_heads_; }
+  std::int64_t num_blocks() const { return static_cast<std::int64_t>(blocks_.size()); }
+  const PageCounts& counts() const { return counts_; }
+  const std::vector<std::int32_t>& missing() const { return missing_; }
+  void MissingHolds(std::size_t count) { missing_.assign(count, -1); }
+
+  void Forget(std::int64_t block) { raw_[kFirstBlock + block].k = nullptr; }
+  void Bring(std::int64_t block) { raw_[kFirstBlock + block] = blocks_[block].rows; }
+  void Shorten(std::int64_t block) { --raw_[kFirstBlock + block].num_rows; }
+  std::int64_t BlockOf(std::int64_t chunk) const {
+    const std::int64_t document = DocumentOf(chunk);
+    return segment_raw_[document] - kFirstBlock + (chunk - segment_[document]) / kPerBlock;
+  }
+
+  // As another working set has it: every document elsewhere.
+  void PlaceElsewhere() { offset_.assign(offset_.size(), 17); }
+
+  // lists[row * Hk + head], ascending.
+  using Lists = std::vector<std::vector<std::int32_t>>;
+  Status Unfold(Backend& backend, const Lists& lists) {
+    const auto rows = static_cast<std::int64_t>(lists.size()) / kv_heads_;
+    const Guarded chosen(DType::kInt32, {rows, kv_heads_, chunks()}), list_counts(DType::kInt32, {rows, kv_heads_});
+    pages_ = Guarded(DType::kInt32, {rows, kv_heads_, chunks()});
+    for (std::size_t list = 0; list < lists.size(); ++list) {
+      std::copy(lists[list].begin(), lists[list].end(), chosen.i32() + static_cast<std::int64_t>(list) * chunks());
+      list_counts.i32()[list] = static_cast<std::int32_t>(lists[list].size());
+    }
+    ContextView view;
+    view.segment_offset = TensorOf(offset_);
+    view.gists[0].segment = TensorOf(segment_);
+    view.chunk_tokens = TensorOf(tokens_);
+    view.chunk_position = TensorOf(position_);
+    view.segment_slot = TensorOf(segment_slot_);
+    view.segment_raw = TensorOf(segment_raw_);
+    view.chunks_per_block = kPerBlock;
+    UnfoldChunksArgs args;
+    args.context = &view;
+    args.chosen = {chosen, list_counts};
+    args.rope = rope_.table();
+    args.pool = Pool();
+    args.pages = pages_;
+    return backend.UnfoldChunks(args);
+  }
+
+  // Of entry i of list `list` in the last call.
+  std::int32_t PageOf(std::size_t list, std::size_t i) const {
+    return pages_.i32()[static_cast<std::int64_t>(list) * chunks() + static_cast<std::int64_t>(i)];
+  }
+  bool Intact() const {
+    return pages_.Intact() && page_k_.Intact() && page_v_.Intact() && page_slot_.Intact() && slot_page_.Intact();
+  }
+  // The chunks and heads that have pages.
+  std::set<std::pair<std::int64_t, std::int64_t>> Resident() const {
+    std::set<std::pair<std::int64_t, std::int64_t>> resident;
+    for (std::int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      for (std::int64_t head = 0; head < kv_heads_; ++head) {
+        if (slot_page_.i32()[SlotOf(chunk, head)] >= 0) resident.insert({chunk, head});
+      }
+    }
+    return resident;
+  }
+
+  // What page `page` has is what Unfold makes of the chunk's rows.
+  ::testing::AssertionResult Holds(std::int32_t page, std::int64_t chunk, std::int64_t head) const {
+    if (page < 0 || page >= (*page_k_).dims[0]) return ::testing::AssertionFailure() << "page " << page;
+    if (slot_page_.i32()[SlotOf(chunk, head)] != page || page_slot_.i32()[page] != SlotOf(chunk, head)) {
+      return ::testing::AssertionFailure() << "chunk " << chunk << " and page " << page << " do not know each other";
+    }
+    const std::int64_t tokens = tokens_[chunk];
+    const Guarded k(DType::kF32, {kv_heads_, kPageTokens, dim_}), v(DType::kF32, {kv_heads_, kPageTokens, dim_});
+    const RawRows& raw = blocks_[BlockOf(chunk)].rows;
+    std::vector<std::int32_t> positions;
+    for (std::int64_t i = 0; i < tokens; ++i) positions.push_back(position_[chunk] + static_cast<std::int32_t>(i));
+    const std::int64_t row = position_[chunk] - position_[FirstOfBlock(chunk)];
+    const auto rows = [&](const void* from) {
+      return Tensor(const_cast<void*>(from), stored_, {raw.num_rows, kv_heads_, dim_}).Rows(row, row + tokens);
+    };
+    UnfoldArgs unfold;
+    unfold.k = rows(raw.k), unfold.v = rows(raw.v);
+    if (stored_ == DType::kInt8) {
+      unfold.k_scale = Tensor(const_cast<void*>(raw.k_scale), DType::kBF16, {kv_heads_, dim_});
+      unfold.v_scale = Tensor(const_cast<void*>(raw.v_scale), DType::kBF16, {kv_heads_, dim_});
+    }
+    unfold.positions = TensorOf(positions);
+    unfold.rope = rope_.table();
+    unfold.out_k = k, unfold.out_v = v;
+    if (tokens > 0 && !MakeRefBackend()->Unfold(unfold).ok()) return ::testing::AssertionFailure() << "ref";
+    for (std::int64_t i = 0; i < tokens * dim_; ++i) {
+      const std::int64_t at = page * kPageTokens * dim_ + i, want = head * kPageTokens * dim_ + i;
+      const double rounding = (*page_k_).dtype == DType::kBF16 ? 0x1p-8 : 0;
+      const auto near = [&](double found, double expected, double pair) {
+        return std::abs(found - expected) <= 2 * kEps * pair + rounding * std::abs(expected);
+      };
+      if (!near(Widened(page_k_, at), k[want], 2 * kMagnitude) || !near(Widened(page_v_, at), v[want], kMagnitude)) {
+        return ::testing::AssertionFailure() << "element " << i << " of the page of chunk " << chunk;
+      }
+    }
+    return ::testing::AssertionSuccess();
+  }
+  std::int64_t TokensOf(std::int64_t chunk) const { return tokens_[chunk]; }
+
+ private:
+  static constexpr float kMagnitude = 2;
+  struct Block {
+    Buffer memory;
+    RawRows rows;
+  };
+
+  static std::int64_t Total(const std::vector<std::int32_t>& counts) {
+    std::int64_t total = 0;
+    for (const std::int32_t count : counts) total += count;
+    return total;
+  }
+  std::int64_t DocumentOf(std::int64_t chunk) const {
+    return std::upper_bound(segment_.begin() + 1, segment_.end(), chunk) - segment_.begin() - 1;
+  }
+  std::int64_t FirstOfBlock(std::int64_t chunk) const {
+    const std::int64_t first = segment_[DocumentOf(chunk)];
+    return first + (chunk - first) / kPerBlock * kPerBlock;
+  }
+  std::int64_t SlotOf(std::int64_t chunk, std::int64_t head) const {
+    const std::int64_t document = DocumentOf(chunk), first = segment_[document];
+    return segment_slot_[document] + head * (segment_[document + 1] - first) + chunk - first;
+  }
+
+  PagePool Pool() {
+    PagePool pool;
+    pool.page_k = page_k_, pool.page_v = page_v_;
+    pool.page_slot = page_slot_, pool.slot_page = slot_page_;
+    pool.page_call = Tensor(page_call_.data(), DType::kInt32, {static_cast<std::int64_t>(page_call_.size())});
+    pool.raw = Tensor(raw_.data(), DType::kInt8, {static_cast<std::int64_t>(raw_.size()), sizeof(RawRows)});
+    pool.counts = Tensor(&counts_, DType::kInt8, {sizeof(PageCounts)});
+    pool.missing = TensorOf(missing_);
+    return pool;
+  }
+
+  void AddDocument(Random& random, Backend& backend, std::int32_t chunks) {
+    std::int32_t position = 3;
+    for (std::int32_t first = 0; first < chunks; first += kPerBlock) {
+      std::int32_t rows = 0;
+      for (std::int32_t chunk = first; chunk < std::min<std::int32_t>(chunks, first + kPerBlock); ++chunk) {
+        tokens_.push_back(static_cast<std::int32_t>(random.Below(kPageTokens + 1)));
+        position_.push_back(position);
+        position += tokens_.back();
+        rows += tokens_.back();
+      }
+      blocks_.push_back(MakeBlock(random, backend, rows));
+    }
+  }
+
+  Block MakeBlock(Random& random, Backend& backend, std::int32_t num_rows) const {
+    const std::size_t rows = static_cast<std::size_t>(num_rows * kv_heads_ * dim_) * DTypeBytes(stored_),
+                      part = (rows + 63) / 64 * 64, scales = static_cast<std::size_t>(kv_heads_ * dim_) * 2;
+    Result<Buffer> memory = backend.AllocateHost(2 * part + 2 * scales + 1);
+    Block block{memory.ok() ? *std::move(memory) : Buffer(), {}};
+    auto* at = static_cast<std::byte*>(block.memory.data());
+    block.rows.k = at, block.rows.v = at + part;
+    block.rows.k_scale = at + 2 * part, block.rows.v_scale = at + 2 * part + scales;
+    block.rows.num_rows = num_rows;
+    block.rows.dtype = stored_;
+    for (const std::size_t from : {std::size_t{0}, part}) {
+      random.Fill(Tensor(at + from, stored_, {num_rows, kv_heads_, dim_}), kMagnitude);
+    }
+    random.Fill(Tensor(at + 2 * part, DType::kBF16, {2, kv_heads_, dim_}), kMagnitude / 127);
+    return block;
+  }
+
+  std::int64_t kv_heads_, dim_;
+  DType stored_;
+  RopeFixture rope_;
+  std::vector<std::int32_t> segment_ = {0}, tokens_, position_, segment_slot_, segment_raw_, offset_;
+  std::vector<Block> blocks_;
+  std::vector<RawRows> raw_;
+  Guarded page_k_, page_v_, page_slot_;
+  std::vector<std::uint32_t> page_call_;
+  Guarded slot_page_;
+  PageCounts counts_;
+  std::vector<std::int32_t> missing_ = std::vector<std::int32_t>(16, -1);
+  Guarded pages_{DType::kInt32, {0}};
+};
+
+Pages::Lists RandomLists(Random& random, const Pages& pages, std::int64_t rows, std::int64_t odds) {
+  Pages::Lists lists(static_cast<std::size_t>(rows * pages.kv_heads()));
+  for (auto& list : lists) {
+    for (std::int32_t chunk = 0; chunk < pages.chunks(); ++chunk) {
+      if (random.Below(odds) == 0) list.push_back(chunk);
+    }
+  }
+  return lists;
+}
+
+// The chunks and heads of all lists, each once.
+std::set<std::pair<std::int64_t, std::int64_t>> Distinct(const Pages::Lists& lists, std::int64_t kv_heads) {
+  std::set<std::pair<std::int64_t, std::int64_t>> distinct;
+  for (std::size_t list = 0; list < lists.size(); ++list) {
+    for (const std::int32_t chunk : lists[list]) distinct.insert({chunk, static_cast<std::int64_t>(list) % kv_heads});
+  }
+  return distinct;
+}
+
+::testing::AssertionResult AllHold(const Pages& pages, const Pages::Lists& lists) {
+  for (std::size_t list = 0; list < lists.size(); ++list) {
+    for (std::size_t i = 0; i < lists[list].size(); ++i) {
+      const auto head = static_cast<std::int64_t>(list) % pages.kv_heads();
+      const ::testing::AssertionResult holds = pages.Holds(pages.PageOf(list, i), lists[list][i], head);
+      if (!holds) return holds;
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+TEST_P(OpSuite, UnfoldChunksUnfoldsEachOnceAndFindsItAgain) {
+  for (const DType kv : KvTypes(*backend_)) {
+    for (const DType stored : {DType::kF32, DType::kBF16, DType::kInt8}) {
+      Random random(41);
+      Pages pages(random, *backend_, {7, 0, 300, 9}, 2, stored == DType::kBF16 ? 128 : 48, 700, kv, stored);
+      const Pages::Lists lists = RandomLists(random, pages, 3, 2);
+      const auto distinct = Distinct(lists, 2);
+      ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+      ASSERT_TRUE(pages.Intact());
+      EXPECT_TRUE(AllHold(pages, lists));
+      EXPECT_EQ(pages.Resident(), distinct);
+      std::uint64_t rows = 0;
+      for (const auto& [chunk, head] : distinct) rows += pages.TokensOf(chunk);
+      const PageCounts first = pages.counts();
+      EXPECT_EQ(first.pages_hit, 0U);
+      EXPECT_EQ(first.pages_unfolded, distinct.size());
+      EXPECT_EQ(first.raw_bytes, rows * 2 * (stored == DType::kBF16 ? 128 : 48) * DTypeBytes(stored));
+      EXPECT_EQ(first.left_out, 0U);
+      EXPECT_EQ(first.num_missing, 0);
+      pages.PlaceElsewhere();  // a page is valid wherever its document stands
+      ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+      EXPECT_TRUE(AllHold(pages, lists));
+      EXPECT_EQ(pages.counts().pages_hit, distinct.size());
+      EXPECT_EQ(pages.counts().pages_unfolded, distinct.size());
+      EXPECT_EQ(pages.counts().raw_bytes, first.raw_bytes);
+    }
+  }
+}
+
+TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
+  Random random(42);
+  Pages pages(random, *backend_, {30, 11}, 2, 64, 100);
+  const Pages::Lists lists = RandomLists(random, pages, 2, 2);
+  std::set<std::int64_t> wanted;
+  std::uint64_t entries = 0;
+  for (const std::int64_t block : {0, 3, 9}) pages.Forget(block);
+  for (const auto& list : lists) {
+    for (const std::int32_t chunk : list) {
+      const std::int64_t block = pages.BlockOf(chunk);
+      if (block != 0 && block != 3 && block != 9) continue;
+      wanted.insert(block + Pages::kFirstBlock);
+      ++entries;
+    }
+  }
+  ASSERT_EQ(wanted.size(), 3U);
+  ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+  EXPECT_EQ(pages.counts().num_missing, 3);
+  EXPECT_EQ(pages.counts().left_out, entries);
+  EXPECT_EQ(std::set<std::int64_t>(pages.missing().begin(), pages.missing().begin() + 3), wanted);
+  for (std::size_t list = 0; list < lists.size(); ++list) {
+    for (std::size_t i = 0; i < lists[list].size(); ++i) {
+      const bool missing = wanted.contains(pages.BlockOf(lists[list][i]) + Pages::kFirstBlock);
+      if (missing) {
+        EXPECT_EQ(pages.PageOf(list, i), -1);
+      } else {
+        EXPECT_TRUE(pages.Holds(pages.PageOf(list, i), lists[list][i], static_cast<std::int64_t>(list) % 2));
+      }
+    }
+  }
+  pages.MissingHolds(1);  // more are missing than can be told
+  ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+  EXPECT_EQ(pages.counts().num_missing, 3);
+  EXPECT_TRUE(wanted.contains(pages.missing()[0]));
+  for (const std::int64_t block : {0, 3, 9}) pages.Bring(block);
+  ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+  EXPECT_EQ(pages.counts().num_missing, 0);
+  EXPECT_TRUE(AllHold(pages, lists));
+  EXPECT_EQ(pages.counts().pages_unfolded, Distinct(lists, 2).size());
+}
+
+TEST_P(OpSuite, UnfoldChunksTakesPagesThatWereUsedLongestAgo) {
+  Random random(43);
+  Pages pages(random, *backend_, {20}, 1, 64, 6);
+  const auto unfold = [&](std::vector<std::int32_t> chunks) {
+    ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, {chunks})));
+    EXPECT_TRUE(AllHold(pages, {chunks}));
+  };
+  const auto resident = [&] {
+    std::set<std::int64_t> chunks;
+    for (const auto& [chunk, head] : pages.Resident()) chunks.insert(chunk);
+    return chunks;
+  };
+  unfold({0, 1}), unfold({2, 3}), unfold({4, 5}), unfold({0, 1});
+  EXPECT_EQ(resident(), (std::set<std::int64_t>{0, 1, 2, 3, 4, 5}));
+  unfold({6, 7});
+  EXPECT_EQ(resident(), (std::set<std::int64_t>{0, 1, 4, 5, 6, 7}));
+  unfold({4, 8});
+  EXPECT_EQ(pages.counts().pages_hit, 3U);
+  EXPECT_EQ(resident().count(5), 0U);
+  EXPECT_EQ(resident().count(4), 1U);
+  // All pages, and one more: those found are kept, and what lacks is told.
+  ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, {{4, 8, 10, 11, 12, 13, 14}})));
+  EXPECT_EQ(pages.counts().pages_lacking, 1);
+  EXPECT_EQ(pages.counts().left_out, 1U);
+  EXPECT_EQ(pages.Resident().size(), 6U);
+  EXPECT_EQ(resident().count(4) + resident().count(8), 2U);
+}
+
+// Many calls on a pool that is too small for them all: what is resident is what `ref` says.
+TEST_P(OpSuite, UnfoldChunksKeepsTheSamePagesAsTheReference) {
+  for (const DType kv : KvTypes(*backend_)) {
+    Random random(44), same(44), lists_of(45);
+    Pages pages(random, *backend_, {200, 1, 150}, 2, 64, 420, kv);
+    Pages expected(same, *ref_, {200, 1, 150}, 2, 64, 420);
+    for (int call = 0; call < 40; ++call) {
+      const Pages::Lists lists = RandomLists(lists_of, pages, 1 + call % 2, 4 + lists_of.Below(8));
+      ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
+      ASSERT_TRUE(Succeeds(expected.Unfold(*ref_, lists)));
+      ASSERT_TRUE(pages.Intact());
+      ASSERT_TRUE(AllHold(pages, lists)) << "call " << call;
+      ASSERT_EQ(pages.Resident(), expected.Resident()) << "call " << call;
+      ASSERT_EQ(pages.counts().pages_hit, expected.counts().pages_hit);
+      ASSERT_EQ(pages.counts().pages_unfolded, expected.counts().pages_unfolded);
+      ASSERT_EQ(pages.counts().raw_bytes, expected.counts().raw_bytes);
+    }
+    EXPECT_GT(pages.counts().pages_unfolded, 400U);
+  }
+}
+
+TEST_P(OpSuite, UnfoldChunksRefusesWhatContradictsItself) {
+  Random random(46);
+  Pages pages(random, *backend_, {9}, 1, 64, 8);
+  pages.Shorten(2);
+  const auto refused = [&](const Pages::Lists& lists) { return pages.Unfold(*backend_, lists).ToString(); };
+  EXPECT_NE(refused({{9}}).find("UnfoldChunks: chosen[0] is 9"), std::string::npos);
+  EXPECT_NE(refused({{1, 8}}).find("UnfoldChunks: a chunk's rows"), std::string::npos);
+  EXPECT_TRUE(Succeeds(pages.Unfold(*backend_, {{1, 2}})));
+}
+
+}  // namespace
+}  // namespace unfold
