@@ -98,7 +98,7 @@ void CheckParentGists(ArgCheck& check, const ContextView* context, int level, co
 
 // The rest of the context: what SparseAttention reads beside gist keys. Returns the number of chunks.
 std::int64_t CheckContext(ArgCheck& check, const ContextView& context, unsigned kv, std::int64_t kv_heads,
-                          std::int64_t head_dim, GistRead read) {
+                          std::int64_t head_dim) {
   const std::int64_t chunks = CheckLevels(check, context, kv, kv_heads, head_dim);
   for (int level = 0; level < context.num_levels && check.ok(); ++level) {
     const GistLevel& gists = context.gists[level];
@@ -108,9 +108,6 @@ std::int64_t CheckContext(ArgCheck& check, const ContextView& context, unsigned 
   const std::int64_t sinks = check.ok() ? context.sink_k.dims[1] : 0;
   check.Shape("context.sink_v", context.sink_v, kv, {kv_heads, sinks, head_dim});
   check.Shape("context.segment_sink", context.segment_sink, kInt32, {context.num_documents() + 1});
-  if (read != GistRead::kChosen || chunks == 0 || !check.ok()) return chunks;
-
-  check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
   return chunks;
 }
 
@@ -121,6 +118,13 @@ void CheckRows(ArgCheck& check, std::string_view field_k, const Tensor& k, std::
   if (!check.ok()) return;
   check.Shape(field_v, v, kv, {kv_heads, k.dims[1], head_dim});
   check.That(k.dims[1] >= used, field_k, "has fewer rows than are used");
+}
+
+void CheckChosenChunks(ArgCheck& check, const Tensor& tensor, std::int64_t rows, std::int64_t kv_heads,
+                       std::int64_t chunks) {
+  check.Shape("chunks", tensor, TypeBit(DType::kInt8), {rows, kv_heads, chunks, sizeof(ChosenChunk)});
+  check.That(reinterpret_cast<std::uintptr_t>(tensor.data) % sizeof(ChosenChunk) == 0, "chunks",
+             "must stand at a multiple of 16 bytes");
 }
 
 void CheckPages(ArgCheck& check, const Tensor& k, const Tensor& v, unsigned kv, std::int64_t head_dim) {
@@ -293,7 +297,7 @@ Status Backend::UnfoldChunks(const UnfoldChunksArgs& args) {
   check.Shape("chosen", args.chosen.gists, kInt32, {kAny, kAny, kAny});
   const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
   check.Shape("chosen.counts", args.chosen.counts, kInt32, {rows, kv_heads});
-  check.Shape("pages", args.pages, kInt32, {rows, kv_heads, chunks});
+  CheckChosenChunks(check, args.chunks, rows, kv_heads, chunks);
   CheckRope(check, args.rope, args.pool.page_k.dims[2]);
   CheckPool(check, args.pool, args.pool.page_k.dims[2]);
   check.Shape("context.segment_offset", context.segment_offset, kInt32, {kAny});
@@ -322,13 +326,12 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
     CheckRows(check, "prefix_k", args.prefix_k, "prefix_v", args.prefix_v, kv, kv_heads, head_dim, args.prefix_tokens);
   }
   const bool with_documents = args.context != nullptr;
-  const std::int64_t chunks =
-      with_documents ? CheckContext(check, *args.context, kv, kv_heads, head_dim, args.read) : 0;
+  const std::int64_t chunks = with_documents ? CheckContext(check, *args.context, kv, kv_heads, head_dim) : 0;
   for (int level = 0; chunks > 0 && args.read == GistRead::kChosen && level < args.context->num_levels; ++level) {
     CheckChosenGists(check, "chosen", args.chosen[level], rows, kv_heads, args.context->gists[level].k.dims[1]);
   }
   if (chunks > 0 && args.read == GistRead::kChosen) {
-    check.Shape("pages", args.pages, kInt32, {rows, kv_heads, chunks});
+    CheckChosenChunks(check, args.chunks, rows, kv_heads, chunks);
     CheckPages(check, args.page_k, args.page_v, kv, head_dim);
   }
   if (args.row_documents.rank != 0) check.Shape("row_documents", args.row_documents, kInt32, {rows});

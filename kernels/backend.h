@@ -222,15 +222,23 @@ struct SelectChunksArgs {
   ChosenGists chosen{};
 };
 
+// A chosen chunk as attention reads it.
+struct ChosenChunk {
+  std::int32_t chunk = 0;
+  std::int32_t page = -1;     // -1: left out
+  std::int32_t tokens = 0;    // raw ones
+  std::int32_t document = 0;  // whose it is
+};
+
 // Unfolds the chosen chunks that have no page yet. Pages for them are those never taken, then those used longest ago:
-// of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken. Bound: of a
-// page's values as Unfold.
+// of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken.
+// Bound: of a page's values as Unfold.
 struct UnfoldChunksArgs {
   const ContextView* context = nullptr;  // level 0's segments, and what stands last in it
   ChosenGists chosen;                    // of level 0
   RopeTable rope;
   PagePool pool;
-  Tensor pages;  // i32 [T, Hk, C]: the page of each chosen chunk, -1 for one that was left out
+  Tensor chunks;  // int8 [T, Hk, C, sizeof(ChosenChunk)], at a multiple of 16 bytes: an entry for each that is chosen
 };
 
 // Which gists of the documents a query row attends.
@@ -254,9 +262,9 @@ struct SparseAttentionArgs {
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
   std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
-  // Raw tokens of a chosen chunk c: the first context->chunk_tokens[c] rows of its page. A chunk without one is
-  // attended by its gist alone. With kChosen, where the context has gists:
-  Tensor pages;          // i32 [T, Hk, C], as UnfoldChunks wrote it
+  // Raw tokens of a chosen chunk: the first rows of its page. A chunk without one is attended by its gist alone. With
+  // kChosen, where the context has gists:
+  Tensor chunks;         // int8 [T, Hk, C, sizeof(ChosenChunk)], as UnfoldChunks wrote it of chosen[0]
   Tensor page_k;         // kv [P, L_max, D]
   Tensor page_v;         // kv [P, L_max, D]
   Tensor row_documents;  // i32 [T], optional: row t sees the first row_documents[t] documents. Not set: all

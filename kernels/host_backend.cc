@@ -132,13 +132,22 @@ Status CheckChosen(const SparseAttentionArgs& args) {
   const std::int64_t width = chunks.gists.dims[2], num_lists = chunks.gists.dims[0] * chunks.gists.dims[1];
   for (std::int64_t list = 0; list < num_lists; ++list) {
     for (std::int64_t at = list * width; at < list * width + chunks.counts.as<std::int32_t>()[list]; ++at) {
-      const std::int32_t chunk = chunks.gists.as<std::int32_t>()[at];
-      const std::int32_t page = Ints(args.pages)[at];
-      const std::int32_t tokens = Ints(args.context->chunk_tokens)[chunk];
+      const ChosenChunk& chunk = args.chunks.as<ChosenChunk>()[at];
+      const std::int32_t chosen = chunks.gists.as<std::int32_t>()[at];
       const std::int64_t pages = args.page_k.dims[0], page_tokens = args.page_k.dims[1];
-      if (page >= pages) return Bad("SparseAttention", "pages", at, page, "a page below " + std::to_string(pages));
-      if (tokens < 0 || tokens > page_tokens) {
-        return Bad("SparseAttention", "context.chunk_tokens", chunk, tokens, "0 to " + std::to_string(page_tokens));
+      if (chunk.chunk != chosen) {
+        return Bad("SparseAttention", "chunks", at, chunk.chunk, "the chosen chunk " + std::to_string(chosen));
+      }
+      if (chunk.page >= pages) {
+        return Bad("SparseAttention", "chunks.page", at, chunk.page, "a page below " + std::to_string(pages));
+      }
+      if (chunk.tokens < 0 || chunk.tokens > page_tokens) {
+        return Bad("SparseAttention", "chunks.tokens", at, chunk.tokens, "0 to " + std::to_string(page_tokens));
+      }
+      const std::span<const std::int32_t> segment = Ints(args.context->gists[0].segment);
+      const auto own = std::upper_bound(segment.begin() + 1, segment.end(), chosen) - segment.begin() - 1;
+      if (chunk.document != own) {
+        return Bad("SparseAttention", "chunks.document", at, chunk.document, "the chunk's own, " + std::to_string(own));
       }
     }
   }

@@ -21,6 +21,7 @@ Status Bad(std::string_view what, Index index, Index value, Index most) {
 struct Place {
   Index slot = 0, block = 0;
   Index first_row = 0;  // in its block
+  std::int32_t document = 0;
 };
 
 class HostPages {
@@ -39,13 +40,12 @@ class HostPages {
   // Marks the pages that are there, so that none of them is taken for another.
   Status Touch() {
     return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
-      const std::int32_t page = slot_page_[place.slot];
-      args_.pages.as<std::int32_t>()[at] = page;
+      const std::int32_t page = slot_page_[place.slot], tokens = Ints(args_.context->chunk_tokens)[chunk];
+      args_.chunks.as<ChosenChunk>()[at] = {static_cast<std::int32_t>(chunk), page, tokens, place.document};
       if (page >= 0 && page_call_[page] != counts_.calls) {
         page_call_[page] = counts_.calls;
         ++counts_.pages_hit;
       }
-      const auto tokens = Ints(args_.context->chunk_tokens)[chunk];
       if (tokens < 0 || tokens > args_.pool.page_k.dims[1]) {
         return Bad("context.chunk_tokens", chunk, tokens, args_.pool.page_k.dims[1]);
       }
@@ -57,7 +57,7 @@ class HostPages {
   template <typename Fill>
   Status UnfoldOthers(Fill fill) {
     return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
-      std::int32_t& page = args_.pages.as<std::int32_t>()[at];
+      std::int32_t& page = args_.chunks.as<ChosenChunk>()[at].page;
       if (page < 0) page = slot_page_[place.slot];  // one of this call's
       if (page >= 0) return Status::Ok();
       const RawRows& raw = args_.pool.raw.as<RawRows>()[place.block];
@@ -69,7 +69,7 @@ class HostPages {
         page = slot_page_[place.slot] = static_cast<std::int32_t>(taken);
         page_slot_[taken] = static_cast<std::int32_t>(place.slot);
         ++counts_.pages_unfolded;
-        return fill(raw, place.first_row, chunk, at / args_.pages.dims[2] % args_.pages.dims[1], taken);
+        return fill(raw, place.first_row, chunk, at / args_.chosen.gists.dims[2] % args_.chosen.gists.dims[1], taken);
       } else {
         ++counts_.pages_lacking;
       }
@@ -105,6 +105,7 @@ class HostPages {
     if (document >= context.num_documents()) return Bad("context.gists.segment", document, chunk, segment.back() - 1);
     const Index first = segment[document], of_document = segment[document + 1] - first, own = chunk - first;
     const Index block = own / context.chunks_per_block;
+    place->document = static_cast<std::int32_t>(document);
     place->slot = Ints(context.segment_slot)[document] + kv_head * of_document + own;
     place->block = Ints(context.segment_raw)[document] + block;
     const std::span<const std::int32_t> position = Ints(context.chunk_position);

@@ -337,9 +337,9 @@ class RefBackend final : public HostBackend {
           if (args.read == GistRead::kChosen && !IsChosen(args.chosen[n], list, c)) continue;
           add(level.k, level.v, kv_head * gists + c, n == 0 ? c : -1);
           if (n > 0 || args.read != GistRead::kChosen) continue;
-          const std::int32_t page = PageOf(args, list, c);
-          for (Index raw = 0; page >= 0 && raw < Ints(context.chunk_tokens)[c]; ++raw) {
-            add(args.page_k, args.page_v, page * args.page_k.dims[1] + raw, c);
+          const ChosenChunk& chunk = ChunkOf(args, list, c);
+          for (Index raw = 0; chunk.page >= 0 && raw < chunk.tokens; ++raw) {
+            add(args.page_k, args.page_v, chunk.page * args.page_k.dims[1] + raw, c);
           }
         }
       }
@@ -347,11 +347,11 @@ class RefBackend final : public HostBackend {
   }
 
   // Of chunk c, which is chosen.
-  static std::int32_t PageOf(const SparseAttentionArgs& args, Index list, Index c) {
-    const Index chunks = args.pages.dims[2];
+  static const ChosenChunk& ChunkOf(const SparseAttentionArgs& args, Index list, Index c) {
+    const Index chunks = args.chosen[0].gists.dims[2];
     const auto* begin = args.chosen[0].gists.as<std::int32_t>() + list * chunks;
     const auto* end = begin + args.chosen[0].counts.as<std::int32_t>()[list];
-    return Ints(args.pages)[list * chunks + (std::lower_bound(begin, end, c) - begin)];
+    return args.chunks.as<ChosenChunk>()[list * chunks + (std::lower_bound(begin, end, c) - begin)];
   }
 
   static bool IsChosen(const ChosenGists& chosen, Index list, Index gist) {

@@ -107,14 +107,14 @@ class KeyGatherer {
       const Index gist = chosen.gists.as<std::int32_t>()[list * gists + next_];
       if (gist >= Ints(level.segment)[document + 1]) break;
       Add(HeadRow(level.k, kv_head_, gist), HeadRow(level.v, kv_head_, gist));
-      if (n == 0) AddRaw(gist, Ints(args_.pages)[list * gists + next_]);
+      if (n == 0) AddRaw(args_.chunks.as<ChosenChunk>()[list * gists + next_]);
     }
     CloseDocument(begin, document);
   }
 
-  void AddRaw(Index chunk, Index page) {
-    const Index head_dim = args_.page_k.dims[2], page_at = page * args_.page_k.dims[1] * head_dim;
-    for (Index r = 0; page >= 0 && r < Ints(args_.context->chunk_tokens)[chunk]; ++r) {
+  void AddRaw(const ChosenChunk& chunk) {
+    const Index head_dim = args_.page_k.dims[2], page_at = chunk.page * args_.page_k.dims[1] * head_dim;
+    for (Index r = 0; chunk.page >= 0 && r < chunk.tokens; ++r) {
       Add(args_.page_k.as<float>() + page_at + r * head_dim, args_.page_v.as<float>() + page_at + r * head_dim);
     }
     scratch_.chunk_ends.push_back(Count());

@@ -44,7 +44,7 @@ struct AttentionInputs {
   bool choose = false;
   HeadRows<Kv> pages;  // [P, stride, D]
   Index num_pages = 0;
-  const std::int32_t *chosen_pages = nullptr, *chunk_tokens = nullptr;  // pages of level 0's chosen
+  const ChosenChunk* chunks = nullptr;  // level 0's chosen, [T, Hk, stride]
 
   const std::int32_t* row_documents = nullptr;
 
@@ -126,7 +126,7 @@ struct ItemsOfRow {
     Index first = begin[kGistItems];
 #pragma unroll
     for (int above = 1; above < kMaxGistLevels; ++above) first = above <= n ? begin[kGistItems + above] : first;
-    if (in.choose) return Chosen(level, item - first, n == 0);
+    if (in.choose) return n == 0 ? Chunk(item - first) : ChosenGist(level, item - first);
     return Run(level.rows, item - first, level.segment[seen], level.segment + 1, 0);
   }
 
@@ -158,26 +158,44 @@ struct ItemsOfRow {
     return item;
   }
 
-  __device__ Item<Kv> Chosen(const LevelInputs<Kv>& level, Index place, bool is_chunk) const {
-    const FaultSink& faults = in.queries.faults;
+  // Notes what does not ascend or exist.
+  __device__ bool GoodGist(const LevelInputs<Kv>& level, Index at, std::int32_t before, std::int32_t gist) const {
+    if (!InRange(in.queries.faults, FaultKind::kChosen, at, gist, level.rows.stride)) return false;
+    if (before < gist) return true;
+    NoteFault(in.queries.faults, FaultKind::kChosenOrder, at, gist, 0);
+    return false;
+  }
+
+  __device__ Item<Kv> ChosenGist(const LevelInputs<Kv>& level, Index place) const {
     const Index at = list * level.rows.stride + place;
     const std::int32_t gist = level.chosen[at], before = place > 0 ? level.chosen[at - 1] : -1;
-    if (!InRange(faults, FaultKind::kChosen, at, gist, level.rows.stride)) return {};
     Item<Kv> item;
-    const std::int32_t page = is_chunk ? in.chosen_pages[at] : 0, tokens = is_chunk ? in.chunk_tokens[gist] : 0;
+    if (!GoodGist(level, at, before, gist)) return item;
     item.document =
         static_cast<std::int32_t>(min(FirstNotBelow(level.segment + 1, in.documents(), gist + 1), in.documents() - 1));
-    if (before >= gist) {
-      NoteFault(faults, FaultKind::kChosenOrder, at, gist, 0);
-      return {};
-    }
     Place(level.rows, gist, &item);
     item.rows = 1;
-    if (!is_chunk) return item;
-    item.chunk = gist;
+    return item;
+  }
+
+  // All that is to be known of a chunk is one load.
+  __device__ Item<Kv> Chunk(Index place) const {
+    const FaultSink& faults = in.queries.faults;
+    const LevelInputs<Kv>& level = in.levels[0];
+    const Index at = list * level.rows.stride + place;
+    const int4 chunk = *reinterpret_cast<const int4*>(in.chunks + at);
+    const std::int32_t before = place > 0 ? in.chunks[at - 1].chunk : -1;
+    const std::int32_t page = chunk.y, tokens = chunk.z, document = chunk.w;
+    Item<Kv> item;
+    if (!GoodGist(level, at, before, chunk.x)) return item;
+    if (!InRange(faults, FaultKind::kChunkDocument, at, document, in.documents())) return item;
+    Place(level.rows, chunk.x, &item);
+    item.rows = 1;
+    item.document = document;
+    item.chunk = chunk.x;
     if (page < 0) return item;  // left out: its gist alone
     if (!InRange(faults, FaultKind::kPages, at, page, in.num_pages) ||
-        !InRange(faults, FaultKind::kChunkTokens, gist, tokens, in.pages.stride + 1)) {
+        !InRange(faults, FaultKind::kChunkTokens, at, tokens, in.pages.stride + 1)) {
       return {};
     }
     const Index raw = Index{page} * in.pages.stride * in.queries.head_dim;

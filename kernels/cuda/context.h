@@ -47,6 +47,7 @@ enum class FaultKind : int {
   kChosenOrder,
   kPages,
   kChunkTokens,
+  kChunkDocument,
   kRowDocuments,
   kScoreSegment,
   kScoreChild,

@@ -264,8 +264,7 @@ void SetContext(const SparseAttentionArgs& args, AttentionInputs<Kv>* in) {
   if (!in->choose) return;
   in->pages = {args.page_k.as<Kv>(), args.page_v.as<Kv>(), args.page_k.dims[1]};
   in->num_pages = args.page_k.dims[0];
-  in->chosen_pages = args.pages.as<std::int32_t>();
-  in->chunk_tokens = context.chunk_tokens.as<std::int32_t>();
+  in->chunks = args.chunks.as<const ChosenChunk>();
 }
 
 template <typename Kv>
@@ -307,7 +306,7 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   for (ChosenGists& chosen : part.chosen) {
     if (chosen.gists.rank != 0) chosen = {chosen.gists.Rows(begin, end), chosen.counts.Rows(begin, end)};
   }
-  if (args.pages.rank != 0) part.pages = args.pages.Rows(begin, end);
+  if (args.chunks.rank != 0) part.chunks = args.chunks.Rows(begin, end);
   if (args.row_documents.rank != 0) part.row_documents = args.row_documents.Rows(begin, end);
   part.mass_from = std::max<Index>(args.mass_from - begin, 0);
   part.out = args.out.Rows(begin, end);

@@ -30,7 +30,7 @@ struct PoolInputs {
 struct ChosenInputs {
   const std::int32_t *chosen, *chosen_counts;  // [T, Hk, chunks], [T, Hk]
   const std::int32_t *segment, *chunk_tokens, *chunk_position, *segment_slot, *segment_raw;
-  std::int32_t* pages;
+  ChosenChunk* entries;  // [T, Hk, chunks]
   Index lists, kv_heads, chunks, documents, chunks_per_block;
   FaultSink faults;
 };
@@ -47,7 +47,7 @@ struct Progress {
 };
 
 struct Spot {
-  std::int32_t slot, block, first_row;
+  std::int32_t slot, block, first_row, tokens, document;
 };
 
 // Where chunk `chunk` of a head is found; false, and a note, where there is no such place.
@@ -61,6 +61,8 @@ __device__ bool FindSpot(const ChosenInputs& in, const PoolInputs& pool, Index k
   spot->slot = in.segment_slot[document] + static_cast<std::int32_t>(kv_head) * of_document + own;
   spot->block = in.segment_raw[document] + block;
   spot->first_row = position - in.chunk_position[first + block * in.chunks_per_block];
+  spot->tokens = tokens;
+  spot->document = static_cast<std::int32_t>(document);
   return InRange(in.faults, FaultKind::kUnfoldSlot, chunk, spot->slot, pool.slots) &&
          InRange(in.faults, FaultKind::kUnfoldBlock, chunk, spot->block, pool.blocks) &&
          InRange(in.faults, FaultKind::kUnfoldTokens, chunk, tokens, pool.page_tokens + 1) &&
@@ -192,11 +194,13 @@ __global__ void __launch_bounds__(kThreads)
   int hits = 0;
   ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
     Spot spot;
-    in.pages[at] = -1;
-    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) return;
+    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) {
+      in.entries[at] = {chunk, -1, 0, 0};
+      return;
+    }
     const std::int32_t page = __ldcg(pool.slot_page + spot.slot);
+    *reinterpret_cast<int4*>(in.entries + at) = make_int4(chunk, max(page, -1), spot.tokens, spot.document);
     if (page >= 0) {
-      in.pages[at] = page;
       hits += atomicExch(pool.page_call + page, call) != call ? 1 : 0;
       return;
     }
@@ -207,7 +211,7 @@ __global__ void __launch_bounds__(kThreads)
       if (place < pool.most_missing) pool.missing[place] = spot.block;
       return;
     }
-    const std::int32_t end = spot.first_row + in.chunk_tokens[chunk];
+    const std::int32_t end = spot.first_row + spot.tokens;
     if (spot.first_row < 0 || end > raw.num_rows) {
       NoteFault(in.faults, FaultKind::kUnfoldRows, chunk, end, raw.num_rows);
       return;
@@ -309,11 +313,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   int left_out = 0;
   ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
-    if (in.pages[at] >= 0) return;
+    std::int32_t& page = in.entries[at].page;
+    if (page >= 0) return;
     Spot spot;
     if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) return;
-    in.pages[at] = max(pool.slot_page[spot.slot], -1);
-    left_out += in.pages[at] < 0 ? 1 : 0;
+    page = max(pool.slot_page[spot.slot], -1);
+    left_out += page < 0 ? 1 : 0;
   });
   left_out = __reduce_add_sync(kAllLanes, left_out);
   if (threadIdx.x % kWarp == 0 && left_out > 0) {
@@ -347,7 +352,7 @@ Status CudaBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
                         context.chunk_position.as<std::int32_t>(),
                         context.segment_slot.as<std::int32_t>(),
                         context.segment_raw.as<std::int32_t>(),
-                        args.pages.as<std::int32_t>(),
+                        args.chunks.as<ChosenChunk>(),
                         rows * kv_heads,
                         kv_heads,
                         chunks,

@@ -95,8 +95,8 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
     UNFOLD_TRY_ASSIGN(step.chosen[n].gists, memory.Zeros(DType::kInt32, {1, shape.kv_heads, gists}));
     UNFOLD_TRY_ASSIGN(step.chosen[n].counts, memory.Zeros(DType::kInt32, {1, shape.kv_heads}));
   }
-  UNFOLD_TRY_ASSIGN(step.attend.pages,
-                    memory.Zeros(DType::kInt32, {1, shape.kv_heads, context_.tables().num_chunks()}));
+  const auto chunks = context_.tables().num_chunks();
+  UNFOLD_TRY_ASSIGN(step.attend.chunks, memory.Zeros(DType::kInt8, {1, shape.kv_heads, chunks, sizeof(ChosenChunk)}));
   step.attend.page_k = context_.pool().page_k;
   step.attend.page_v = context_.pool().page_v;
   // Of the level at hand; the finest is the last to be scored.
@@ -146,7 +146,7 @@ Status LayerBench::FindPages(const Step& step) {
                                       .chosen = step.chosen[0],
                                       .rope = rope_.table(),
                                       .pool = context_.pool(),
-                                      .pages = step.attend.pages});
+                                      .chunks = step.attend.chunks});
 }
 
 Status LayerBench::ScoreAll(const Step& step) {
@@ -236,7 +236,7 @@ Status LayerBench::Measure(std::vector<BenchFigure>& figures) {
   UNFOLD_TRY(add("score", score, [&](const Step& step) { return ScoreAll(step); }));
   UNFOLD_TRY(add("select", scores, [&](const Step& step) { return SelectAll(step); }));
   // Of a chosen chunk its number, its slot's page and its entry.
-  UNFOLD_TRY(add("pages", 3 * sizeof(std::int32_t) * counts_.chosen_chunks,
+  UNFOLD_TRY(add("pages", (2 * sizeof(std::int32_t) + sizeof(ChosenChunk)) * counts_.chosen_chunks,
                  [&](const Step& step) { return FindPages(step); }));
   return add("attend", attend, [&](const Step& step) { return run_.backend().SparseAttention(step.attend); });
 }

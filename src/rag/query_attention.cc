@@ -163,10 +163,10 @@ Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& vie
   const std::int64_t kv_heads = model_.config().kv_heads;
   args.chosen[0].counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
   for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
-  UNFOLD_TRY_ASSIGN(args.pages,
-                    pages_.Get(model_.backend(), DType::kInt32, {pass_tokens_, kv_heads, context_->num_chunks()}));
+  UNFOLD_TRY_ASSIGN(args.chunks, chunks_.Get(model_.backend(), DType::kInt8,
+                                             {pass_tokens_, kv_heads, context_->num_chunks(), sizeof(ChosenChunk)}));
   if (report_.first_chosen[layer].empty()) UNFOLD_TRY(RecordFirst(layer, args.chosen[0]));
-  return context_->Unfold(layer, view, args.chosen[0], args.pages, !ahead_);
+  return context_->Unfold(layer, view, args.chosen[0], args.chunks, !ahead_);
 }
 
 // The last row of the first pass is the first answer query.

@@ -77,7 +77,7 @@ class QueryAttention : public LayerAttention {
   Tensor row_documents_;  // in a pass over links: how many documents each row sees
   bool ahead_ = false;
   std::uint64_t passes_repeated_ = 0;
-  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, pages_, chunk_counts_;
+  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, chunks_, chunk_counts_;
   std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
   Tensor positions_;
   Tensor pass_counts_;  // i32 [N, T, Hk]: chunks chosen in the pass, layer 0's not set

@@ -316,10 +316,10 @@ std::uint64_t WorkingSet::RawBlockBytes() const {
          config.head_dim * sizeof(float);
 }
 
-Status WorkingSet::Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& pages,
+Status WorkingSet::Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& chunks,
                           bool wait) {
   for (std::uint64_t unfolded = 0;;) {
-    UnfoldChunksArgs args{&view, chosen, model_.rope(), {}, pages};
+    UnfoldChunksArgs args{&view, chosen, model_.rope(), {}, chunks};
     UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
     if (!wait) return Status::Ok();

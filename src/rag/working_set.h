@@ -60,10 +60,10 @@ class WorkingSet {
   std::int64_t num_chunks() const { return static_cast<std::int64_t>(chunk_tokens_.size()); }
   std::int32_t end_position() const { return end_position_; }
 
-  // Unfolds the chosen chunks of `view`, that of `layer`, into pages [T, Hk, C] (UnfoldChunks). With `wait` it reads
+  // Unfolds the chosen chunks of `view`, that of `layer`; fills `chunks` as UnfoldChunks does. With `wait` it reads
   // what is not in memory and leaves nothing out; without, the backend may still be at it on return, and what was left
   // out shows in EndPass.
-  Status Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& pages, bool wait);
+  Status Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& chunks, bool wait);
   // After all layers of a pass: takes its counts. Whether no chosen chunk was left out.
   Result<bool> EndPass();
   ContextView View(int layer) const;

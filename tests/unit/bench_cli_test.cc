@@ -102,7 +102,7 @@ TEST_F(BenchCli, LayerCountsItsChoice) {
   const double row = 4 * 64 * sizeof(float);  // of four heads
   const double attended = chosen + layer["chosen_raw_tokens_a_kv_head"].get<double>() + 3 * 3 + 64;
   EXPECT_NEAR(figures["score"]["bytes"], chunks * row, 1);
-  EXPECT_NEAR(figures["pages"]["bytes"], chosen * 4 * 12, 1);
+  EXPECT_NEAR(figures["pages"]["bytes"], chosen * 4 * (8 + 16), 1);
   EXPECT_NEAR(figures["attend"]["bytes"], 2 * attended * row, 1);
   EXPECT_NEAR(layer["bytes"].get<double>(), (chunks + 2 * attended) * row, 1);
   // The seed decides what is chosen.

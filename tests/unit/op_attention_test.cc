@@ -373,7 +373,7 @@ TEST_P(OpSuite, SparseAttentionRowsStandAlone) {
       for (int n = 0; n < 2; ++n) {
         single.chosen[n] = {args.chosen[n].gists.Rows(t, t + 1), args.chosen[n].counts.Rows(t, t + 1)};
       }
-      single.pages = args.pages.Rows(t, t + 1);
+      single.chunks = args.chunks.Rows(t, t + 1);
       single.out = one;
       ASSERT_TRUE(Succeeds(backend_->SparseAttention(single)));
       ASSERT_TRUE(SameBits(one, (*all).Rows(t, t + 1))) << "row " << t;
@@ -418,8 +418,8 @@ TEST_P(OpSuite, SparseAttentionOfChunksWithoutPages) {
   Random random(31);
   for (const DType kv : KvTypes(*backend_)) {
     SparseCase c(random, {2, 7, 128}, 2, 2, 4, {40, 30}, {3, 1}, 1, 2, kv);
-    for (std::int64_t at = 0; at < c.pages.size(); ++at) {
-      if (random.Below(3) == 0) c.pages.i32()[at] = -1;
+    for (ChosenChunk& chunk : c.chunks) {
+      if (random.Below(3) == 0) chunk.page = -1;
     }
     const Guarded out = c.Out(), want = c.Out(), some = c.Out();
     const std::vector<float> zeros(70);
@@ -428,9 +428,9 @@ TEST_P(OpSuite, SparseAttentionOfChunksWithoutPages) {
     ASSERT_TRUE(Succeeds(ref_->SparseAttention(c.Args(want, TensorOf(want_mass)))));
     EXPECT_TRUE(Near(out, want, [&](std::int64_t) { return c.Bound(); }));
     for (std::size_t i = 0; i < mass.size(); ++i) EXPECT_NEAR(mass[i], want_mass[i], 28 * 2 * c.WeightBound());
-    std::fill(c.context.tokens.begin(), c.context.tokens.end(), 0);
+    for (ChosenChunk& chunk : c.chunks) chunk.tokens = 0;
     ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(some))));
-    std::fill(c.pages.i32(), c.pages.i32() + c.pages.size(), -1);
+    for (ChosenChunk& chunk : c.chunks) chunk.page = -1;
     ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(out))));
     EXPECT_TRUE(SameBits(some, out));
   }

@@ -194,8 +194,8 @@ struct SparseCase {
     Guarded gists, counts;
     operator ChosenGists() const { return {gists, counts}; }  // NOLINT(google-explicit-constructor)
   };
-  std::vector<Lists> chosen;  // by level; on every level at random
-  Guarded pages;              // of all chosen chunks
+  std::vector<Lists> chosen;        // by level; on every level at random
+  std::vector<ChosenChunk> chunks;  // an entry for each of chosen[0]
   ContextView view;
 
   SparseCase(Random& random, const HeadShape& head_shape, std::int64_t num_rows, std::int64_t prefix, std::int64_t tail,
@@ -212,8 +212,7 @@ struct SparseCase {
         prefix_k(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),
         prefix_v(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim})),
         tail_k(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim}, magnitude)),
-        tail_v(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim})),
-        pages(DType::kInt32, {rows, shape.kv_heads, context.chunks()}) {
+        tail_v(random.Make(kv, {shape.kv_heads, tail + rows + 3, shape.head_dim})) {
     for (std::int64_t t = 0; t < rows; ++t) {
       positions.i32()[t] = static_cast<std::int32_t>(context.next_position + tail + t);
     }
@@ -222,14 +221,22 @@ struct SparseCase {
     view = context.view();
   }
 
-  // After a change of chosen[0].
+  // After a change of chosen[0] or of context.tokens.
   void FindPages() {
-    for (std::int64_t at = 0; at < pages.size(); ++at) {
-      const std::int64_t list = at / context.chunks(), i = at % context.chunks();
-      if (i >= chosen[0].counts.i32()[list]) continue;
-      const std::int32_t page = context.page[chosen[0].gists.i32()[at]];
-      pages.i32()[at] = static_cast<std::int32_t>(page * shape.kv_heads + list % shape.kv_heads);
+    const std::vector<std::int32_t>& segment = context.levels[0].segment;
+    chunks.assign(static_cast<std::size_t>(rows * shape.kv_heads * context.chunks()), ChosenChunk());
+    for (std::size_t at = 0; at < chunks.size(); ++at) {
+      const std::int64_t list = static_cast<std::int64_t>(at) / context.chunks();
+      if (static_cast<std::int64_t>(at) % context.chunks() >= chosen[0].counts.i32()[list]) continue;
+      const std::int32_t chunk = chosen[0].gists.i32()[at];
+      const auto page = static_cast<std::int32_t>(context.page[chunk] * shape.kv_heads + list % shape.kv_heads);
+      const auto document = std::upper_bound(segment.begin() + 1, segment.end(), chunk) - segment.begin() - 1;
+      chunks[at] = {chunk, page, context.tokens[chunk], static_cast<std::int32_t>(document)};
     }
+  }
+  Tensor Chunks() const {
+    return Tensor(const_cast<ChosenChunk*>(chunks.data()), DType::kInt8,
+                  {rows, shape.kv_heads, context.chunks(), sizeof(ChosenChunk)});
   }
 
   void Choose(Random& random, std::int64_t gists) {
@@ -256,7 +263,7 @@ struct SparseCase {
     args.prefix_tokens = prefix_tokens;
     args.context = &view;
     for (std::size_t n = 0; n < chosen.size(); ++n) args.chosen[n] = chosen[n];
-    args.pages = pages;
+    args.chunks = Chunks();
     args.page_k = context.page_k;
     args.page_v = context.page_v;
     args.tail_k = tail_k;

@@ -235,10 +235,7 @@ TEST_P(OpErrors, SparseAttention) {
     change();
     bad(field, [&](Args& a) { a.context = &view; });
   };
-  std::vector<std::int32_t> tokens = c.context.tokens;
-  tokens[1] = 6;
-  bad_view("context.chunk_tokens[1] is 6", [&] { view.chunk_tokens = TensorOf(tokens); });
-  bad("pages", [](Args& a) { a.pages.dims[2] = 4; });
+  bad("chunks", [](Args& a) { a.chunks.dims[2] = 4; });
   bad("page_v", [](Args& a) { a.page_v.dims[0] = 4; });
   bad_view("context.sink_v", [&] { view.sink_v.dims[1] = 1; });
   bad_view("context.segment_sink", [&] { view.segment_sink.dims[0] = 2; });
@@ -251,7 +248,9 @@ TEST_P(OpErrors, SparseAttention) {
     bad(field, [](Args&) {});
     place = before;
   };
-  bad_choice("pages[5] is 14", c.pages.i32()[5], 14);
+  bad_choice("chunks.page[5] is 14", c.chunks[5].page, 14);
+  bad_choice("chunks.tokens[6] is 6", c.chunks[6].tokens, 6);
+  bad_choice("chunks.document[6] is 2", c.chunks[6].document, 2);
   bad_choice("chosen[6] is 5", c.chosen[0].gists.i32()[6], 5);
   bad_choice("chosen[5] is -1", c.chosen[0].gists.i32()[5], -1);
   bad_choice("chosen[6] is 1, expected ascending", c.chosen[0].gists.i32()[6], 1);

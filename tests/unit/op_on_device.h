@@ -197,9 +197,10 @@ class OnDevice final : public Backend {
       Replace(mirror, a.rope);
       for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
       if (a.context != nullptr) a.context = &context;
-      for (Tensor* tensor : {&a.q, &a.positions, &a.pages, &a.row_documents, &a.chunk_mass, &a.out}) {
+      for (Tensor* tensor : {&a.q, &a.positions, &a.row_documents, &a.chunk_mass, &a.out}) {
         *tensor = mirror(*tensor);
       }
+      a.chunks = mirror.Structs(a.chunks);
       for (Tensor* tensor : {&a.prefix_k, &a.prefix_v, &a.page_k, &a.page_v, &a.tail_k, &a.tail_v}) {
         *tensor = mirror.Kv(*tensor);
       }
@@ -214,11 +215,11 @@ class OnDevice final : public Backend {
       Replace(mirror, a.chosen);
       a.context = &context;
       PagePool& pool = a.pool;
-      for (Tensor* tensor : {&pool.page_slot, &pool.page_call, &pool.slot_page, &pool.missing, &a.pages}) {
+      for (Tensor* tensor : {&pool.page_slot, &pool.page_call, &pool.slot_page, &pool.missing}) {
         *tensor = mirror(*tensor);
       }
       for (Tensor* tensor : {&pool.page_k, &pool.page_v}) *tensor = mirror.Kv(*tensor);
-      for (Tensor* tensor : {&pool.raw, &pool.counts}) *tensor = mirror.Structs(*tensor);
+      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks}) *tensor = mirror.Structs(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {
