@@ -120,11 +120,14 @@ void CheckRows(ArgCheck& check, std::string_view field_k, const Tensor& k, std::
   check.That(k.dims[1] >= used, field_k, "has fewer rows than are used");
 }
 
+void CheckAligned(ArgCheck& check, std::string_view field, const Tensor& tensor) {
+  check.That(reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0, field, "must stand at a multiple of 16 bytes");
+}
+
 void CheckChosenChunks(ArgCheck& check, const Tensor& tensor, std::int64_t rows, std::int64_t kv_heads,
                        std::int64_t chunks) {
   check.Shape("chunks", tensor, TypeBit(DType::kInt8), {rows, kv_heads, chunks, sizeof(ChosenChunk)});
-  check.That(reinterpret_cast<std::uintptr_t>(tensor.data) % sizeof(ChosenChunk) == 0, "chunks",
-             "must stand at a multiple of 16 bytes");
+  CheckAligned(check, "chunks", tensor);
 }
 
 void CheckPages(ArgCheck& check, const Tensor& k, const Tensor& v, unsigned kv, std::int64_t head_dim) {
@@ -169,6 +172,14 @@ Status Backend::StartDownload(void* host, const Tensor& device, DType type) {
   check.That(type == DType::kF32 || type == DType::kBF16, "type", "must be f32 or bf16");
   if (!check.ok() || device.size() == 0) return check.status();
   return DoStartDownload(host, device, type);
+}
+
+Status Backend::Copy(const Tensor& from, const Tensor& to) {
+  ArgCheck check("Copy");
+  check.That(from.dtype == to.dtype && from.size() == to.size(), "to", "must have the type and size of what is copied");
+  check.That(from.bytes() == 0 || (from.data != nullptr && to.data != nullptr), "to", "and what is copied need memory");
+  if (!check.ok() || from.bytes() == 0) return check.status();
+  return DoCopy(from, to);
 }
 
 Status Backend::Embed(const EmbedArgs& args) {
@@ -254,6 +265,15 @@ Status Backend::Unfold(const UnfoldArgs& args) {
   return check.ok() ? DoUnfold(args) : check.status();
 }
 
+Status Backend::CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,
+                            std::int64_t documents) const {
+  ArgCheck check(op);
+  const auto bytes = static_cast<std::int64_t>(TurnedQueryBytes(q, kv_heads, documents));
+  check.Shape("turned", turned, TypeBit(DType::kInt8), {bytes});
+  CheckAligned(check, "turned", turned);
+  return check.status();
+}
+
 Status Backend::GistScore(const GistScoreArgs& args) {
   ArgCheck check("GistScore");
   check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
@@ -269,6 +289,10 @@ Status Backend::GistScore(const GistScoreArgs& args) {
   if (!check.ok()) return check.status();
   CheckParentGists(check, args.context, args.level, args.parents, rows, kv_heads);
   check.Shape("scores", args.scores, kF32, {rows, heads, args.context->gists[args.level].k.dims[1]});
+  if (check.ok() && args.turned.rank != 0) {
+    UNFOLD_TRY(CheckTurned("GistScore", args.turned, args.q, kv_heads, args.context->num_documents()));
+  }
+  check.That(!args.is_turned || args.turned.rank != 0, "turned", "is missing");
   return check.ok() ? DoGistScore(args) : check.status();
 }
 
@@ -291,22 +315,15 @@ Status Backend::SelectChunks(const SelectChunksArgs& args) {
 
 Status Backend::UnfoldChunks(const UnfoldChunksArgs& args) {
   ArgCheck check("UnfoldChunks");
-  check.That(args.context != nullptr, "context", "is missing");
-  if (!check.ok()) return check.status();
-  const ContextView& context = *args.context;
   check.Shape("chosen", args.chosen.gists, kInt32, {kAny, kAny, kAny});
   const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
   check.Shape("chosen.counts", args.chosen.counts, kInt32, {rows, kv_heads});
   CheckChosenChunks(check, args.chunks, rows, kv_heads, chunks);
   CheckRope(check, args.rope, args.pool.page_k.dims[2]);
   CheckPool(check, args.pool, args.pool.page_k.dims[2]);
-  check.Shape("context.segment_offset", context.segment_offset, kInt32, {kAny});
-  check.Shape("context.gists.segment", context.gists[0].segment, kInt32, {context.num_documents() + 1});
-  check.Shape("context.chunk_tokens", context.chunk_tokens, kInt32, {chunks});
-  check.Shape("context.chunk_position", context.chunk_position, kInt32, {chunks});
-  check.Shape("context.segment_slot", context.segment_slot, kInt32, {context.num_documents()});
-  check.Shape("context.segment_raw", context.segment_raw, kInt32, {context.num_documents()});
-  check.Range("context.chunks_per_block", context.chunks_per_block, 1, kMaxIndex);
+  check.Shape("places", args.places, TypeBit(DType::kInt8), {chunks, sizeof(ChunkPlace)});
+  CheckAligned(check, "places", args.places);
+  check.Range("layer", args.layer, 0, kMaxIndex);
   return check.ok() ? DoUnfoldChunks(args) : check.status();
 }
 
@@ -337,10 +354,14 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
   if (args.row_documents.rank != 0) check.Shape("row_documents", args.row_documents, kInt32, {rows});
   if (args.chunk_mass.rank != 0) {
     check.That(args.read == GistRead::kChosen, "chunk_mass", "can be had with chosen gists only");
-    check.Shape("chunk_mass", args.chunk_mass, kF32, {chunks});
-    check.Range("mass_from", args.mass_from, 0, kMaxIndex);
+    check.Shape("chunk_mass", args.chunk_mass, kF32, {kv_heads, chunks});
   }
   check.Shape("out", args.out, kF32, {rows, heads, head_dim});
+  if (check.ok() && args.turned.rank != 0) {
+    check.That(with_documents, "turned", "needs a context");
+    if (!check.ok()) return check.status();
+    UNFOLD_TRY(CheckTurned("SparseAttention", args.turned, args.q, kv_heads, args.context->num_documents()));
+  }
   return check.ok() ? DoSparseAttention(args) : check.status();
 }
 

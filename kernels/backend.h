@@ -127,6 +127,17 @@ struct GistLevel {
   Tensor v;      // kv [Hk, C_n, D]
 };
 
+// Where a chunk's pages and raw rows are found (PagePool). Of layer n and key/value head hk of Hk the slot is
+// slot + n * slots_of_layer + hk * (slots_of_layer / Hk), and of layer n the block is block + n * blocks_of_layer.
+struct ChunkPlace {
+  std::int32_t slot = 0, slots_of_layer = 0;
+  std::int32_t block = 0, blocks_of_layer = 0;
+  std::int32_t first_row = 0;  // in its block
+  std::int32_t tokens = 0;     // raw ones, a row each
+  std::int32_t position = 0;   // of the first, inside its document
+  std::int32_t document = 0;
+};
+
 // The compressed context of a query at one layer: m documents, each encoded alone, keys rotated to positions inside
 // their own document. A query at global position p scores document j rotated to p - segment_offset[j], so a document's
 // keys are valid wherever it is placed (design.md section 6).
@@ -137,13 +148,6 @@ struct ContextView {
   Tensor sink_v;          // kv [Hk, sinks, D]
   int num_levels = 1;
   std::array<GistLevel, kMaxGistLevels> gists;  // the first num_levels are set; C = C_0 below
-  Tensor chunk_tokens;                          // i32 [C]: raw tokens of each chunk
-  Tensor chunk_position;  // i32 [C]: of its first raw token, inside its document. Read by UnfoldChunks alone, as below
-  // Of each document, at this layer: the first of its slots, Hk rows of as many as it has chunks, and the first of its
-  // blocks of raw rows, one for every chunks_per_block chunks (PagePool).
-  Tensor segment_slot;  // i32 [m]
-  Tensor segment_raw;   // i32 [m]
-  std::int64_t chunks_per_block = 1;
 
   std::int64_t num_documents() const { return segment_offset.dims[0]; }
 };
@@ -207,6 +211,10 @@ struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidat
   int level = 0;
   ChosenGists parents{};
   Tensor scores;  // f32 [T, H, C_level]; past the last candidate nothing is written
+  // Optional: int8 [Backend::TurnedQueryBytes], at a multiple of 16 bytes. What a backend makes of the queries once for
+  // every document is left there for the calls after, of the same q, positions, rope and context, to use.
+  Tensor turned{};
+  bool is_turned = false;  // a call before has left it
 };
 
 // Per head the best candidates, then the union over the G heads of a group (method.md 4.2 and 4.3).
@@ -234,8 +242,9 @@ struct ChosenChunk {
 // of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken.
 // Bound: of a page's values as Unfold.
 struct UnfoldChunksArgs {
-  const ContextView* context = nullptr;  // level 0's segments, and what stands last in it
-  ChosenGists chosen;                    // of level 0
+  Tensor places;  // int8 [C, sizeof(ChunkPlace)], at a multiple of 16 bytes
+  int layer = 0;
+  ChosenGists chosen;  // of level 0
   RopeTable rope;
   PagePool pool;
   Tensor chunks;  // int8 [T, Hk, C, sizeof(ChosenChunk)], at a multiple of 16 bytes: an entry for each that is chosen
@@ -261,10 +270,11 @@ struct SparseAttentionArgs {
   std::int64_t prefix_tokens = 0;
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
-  std::array<ChosenGists, kMaxGistLevels> chosen;  // by level; with kChosen, where the context has gists
+  // By level; with kChosen, where the context has gists. Of level 0 the counts are read, its list is `chunks`.
+  std::array<ChosenGists, kMaxGistLevels> chosen;
   // Raw tokens of a chosen chunk: the first rows of its page. A chunk without one is attended by its gist alone. With
   // kChosen, where the context has gists:
-  Tensor chunks;         // int8 [T, Hk, C, sizeof(ChosenChunk)], as UnfoldChunks wrote it of chosen[0]
+  Tensor chunks;         // int8 [T, Hk, C, sizeof(ChosenChunk)], ascending, as UnfoldChunks wrote it of chosen[0]
   Tensor page_k;         // kv [P, L_max, D]
   Tensor page_v;         // kv [P, L_max, D]
   Tensor row_documents;  // i32 [T], optional: row t sees the first row_documents[t] documents. Not set: all
@@ -272,11 +282,11 @@ struct SparseAttentionArgs {
   Tensor tail_v;         // kv [Hk, rows, D]
   // Global position of tail row 0: a query row at position p sees tail rows [0, p - tail_position].
   std::int64_t tail_position = 0;
-  // Optional: += attention mass on each chunk (its gist and raw tokens), summed over all heads of query rows >=
-  // mass_from. For citations; with kChosen only. Bound: that of a weight for each head and row, and of the sum.
-  Tensor chunk_mass;  // f32 [C]
-  std::int64_t mass_from = 0;
-  Tensor out;  // f32 [T, H, D]
+  // Optional: += the last query row's attention mass on each chunk (its gist and raw tokens), summed over the heads of
+  // each key/value head. For citations; with kChosen only. Bound: that of a weight for each head, and of the sum.
+  Tensor chunk_mass;  // f32 [Hk, C]
+  Tensor turned;      // optional, as GistScore left it
+  Tensor out;         // f32 [T, H, D]
 };
 
 // One routing head against the collection's un-rotated gist keys (method.md section 7).
@@ -318,11 +328,19 @@ class Backend {
   // enough that what lies between its products stays in caches or takes a small part of the memory.
   virtual std::int64_t FeedForwardRows() const { return 1024; }
 
+  // Of GistScoreArgs::turned, for q [T, H, D] and a context of so many documents; 0 where there is no use for it.
+  virtual std::size_t TurnedQueryBytes(const Tensor& /*q*/, std::int64_t /*kv_heads*/,
+                                       std::int64_t /*documents*/) const {
+    return 0;
+  }
+
   // Device memory, not initialised. ResourceExhausted with what was asked.
   virtual Result<Buffer> Allocate(std::size_t bytes) = 0;
   // Host to device and back; complete on return.
   virtual Status Upload(const Tensor& device, const void* host) = 0;
   virtual Status Download(void* host, const Tensor& device) = 0;
+  // One tensor's elements to another of the same type and size.
+  Status Copy(const Tensor& from, const Tensor& to);
   // Host memory for downloads that run beside later work, and for raw rows: operations read it where it is.
   // ResourceExhausted with what was asked.
   virtual Result<Buffer> AllocateHost(std::size_t bytes) = 0;
@@ -360,7 +378,10 @@ class Backend {
   Status XorWords(const XorWordsArgs& args);
 
  private:
+  Status CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,
+                     std::int64_t documents) const;
   virtual Status DoStartDownload(void* host, const Tensor& device, DType type) = 0;
+  virtual Status DoCopy(const Tensor& from, const Tensor& to) = 0;
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
   virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;
   static Status CheckMatMul(const MatMulArgs& args);

@@ -124,32 +124,40 @@ Status CheckLists(std::string_view op, std::string_view field, const ChosenGists
 
 namespace {
 
+// Entry `at` of a list that begins at `first`.
+Status CheckChunk(const SparseAttentionArgs& args, std::int64_t first, std::int64_t at) {
+  constexpr std::string_view kOp = "SparseAttention";
+  const ChosenChunk* chunks = args.chunks.as<ChosenChunk>();
+  const std::int64_t all = args.chunks.dims[2], pages = args.page_k.dims[0], page_tokens = args.page_k.dims[1],
+                     documents = args.context->num_documents();
+  const ChosenChunk& chunk = chunks[at];
+  if (chunk.chunk < 0 || chunk.chunk >= all) {
+    return Bad(kOp, "chunks", at, chunk.chunk, "0 to " + std::to_string(all - 1));
+  }
+  if (at > first && chunks[at - 1].chunk >= chunk.chunk) return Bad(kOp, "chunks", at, chunk.chunk, "ascending chunks");
+  if (chunk.page >= pages) {
+    return Bad(kOp, "chunks.page", at, chunk.page, "a page below " + std::to_string(pages));
+  }
+  if (chunk.tokens < 0 || chunk.tokens > page_tokens) {
+    return Bad(kOp, "chunks.tokens", at, chunk.tokens, "0 to " + std::to_string(page_tokens));
+  }
+  if (chunk.document < 0 || chunk.document >= documents) {
+    return Bad(kOp, "chunks.document", at, chunk.document, "0 to " + std::to_string(documents - 1));
+  }
+  return Status::Ok();
+}
+
 Status CheckChosen(const SparseAttentionArgs& args) {
-  for (int level = 0; level < args.context->num_levels; ++level) {
+  for (int level = 1; level < args.context->num_levels; ++level) {
     UNFOLD_TRY(CheckLists("SparseAttention", "chosen", args.chosen[level]));
   }
-  const ChosenGists& chunks = args.chosen[0];
-  const std::int64_t width = chunks.gists.dims[2], num_lists = chunks.gists.dims[0] * chunks.gists.dims[1];
+  const std::int64_t width = args.chunks.dims[2], num_lists = args.chunks.dims[0] * args.chunks.dims[1];
   for (std::int64_t list = 0; list < num_lists; ++list) {
-    for (std::int64_t at = list * width; at < list * width + chunks.counts.as<std::int32_t>()[list]; ++at) {
-      const ChosenChunk& chunk = args.chunks.as<ChosenChunk>()[at];
-      const std::int32_t chosen = chunks.gists.as<std::int32_t>()[at];
-      const std::int64_t pages = args.page_k.dims[0], page_tokens = args.page_k.dims[1];
-      if (chunk.chunk != chosen) {
-        return Bad("SparseAttention", "chunks", at, chunk.chunk, "the chosen chunk " + std::to_string(chosen));
-      }
-      if (chunk.page >= pages) {
-        return Bad("SparseAttention", "chunks.page", at, chunk.page, "a page below " + std::to_string(pages));
-      }
-      if (chunk.tokens < 0 || chunk.tokens > page_tokens) {
-        return Bad("SparseAttention", "chunks.tokens", at, chunk.tokens, "0 to " + std::to_string(page_tokens));
-      }
-      const std::span<const std::int32_t> segment = Ints(args.context->gists[0].segment);
-      const auto own = std::upper_bound(segment.begin() + 1, segment.end(), chosen) - segment.begin() - 1;
-      if (chunk.document != own) {
-        return Bad("SparseAttention", "chunks.document", at, chunk.document, "the chunk's own, " + std::to_string(own));
-      }
+    const std::int32_t count = Ints(args.chosen[0].counts)[list];
+    if (count < 0 || count > width) {
+      return Bad("SparseAttention", "chosen.counts", list, count, "0 to " + std::to_string(width));
     }
+    for (std::int64_t i = 0; i < count; ++i) UNFOLD_TRY(CheckChunk(args, list * width, list * width + i));
   }
   return Status::Ok();
 }

@@ -2,6 +2,7 @@
 // UnfoldChunks of host backends: one chosen chunk after another, a page's rows by Unfold.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -16,13 +17,6 @@ Status Bad(std::string_view what, Index index, Index value, Index most) {
   return Status::InvalidArgument("UnfoldChunks: " + std::string(what) + '[' + std::to_string(index) + "] is " +
                                  std::to_string(value) + ", expected 0 to " + std::to_string(most));
 }
-
-// Where a chosen chunk's page and raw rows are found.
-struct Place {
-  Index slot = 0, block = 0;
-  Index first_row = 0;  // in its block
-  std::int32_t document = 0;
-};
 
 class HostPages {
  public:
@@ -39,15 +33,12 @@ class HostPages {
 
   // Marks the pages that are there, so that none of them is taken for another.
   Status Touch() {
-    return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
-      const std::int32_t page = slot_page_[place.slot], tokens = Ints(args_.context->chunk_tokens)[chunk];
-      args_.chunks.as<ChosenChunk>()[at] = {static_cast<std::int32_t>(chunk), page, tokens, place.document};
+    return ForEach([&](Index at, Index chunk, const ChunkPlace& place) -> Status {
+      const std::int32_t page = slot_page_[place.slot];
+      args_.chunks.as<ChosenChunk>()[at] = {static_cast<std::int32_t>(chunk), page, place.tokens, place.document};
       if (page >= 0 && page_call_[page] != counts_.calls) {
         page_call_[page] = counts_.calls;
         ++counts_.pages_hit;
-      }
-      if (tokens < 0 || tokens > args_.pool.page_k.dims[1]) {
-        return Bad("context.chunk_tokens", chunk, tokens, args_.pool.page_k.dims[1]);
       }
       return Status::Ok();
     });
@@ -56,20 +47,20 @@ class HostPages {
   // Gives pages to the others and has `fill` fill them.
   template <typename Fill>
   Status UnfoldOthers(Fill fill) {
-    return ForEach([&](Index at, Index chunk, const Place& place) -> Status {
+    return ForEach([&](Index at, Index chunk, const ChunkPlace& place) -> Status {
       std::int32_t& page = args_.chunks.as<ChosenChunk>()[at].page;
       if (page < 0) page = slot_page_[place.slot];  // one of this call's
       if (page >= 0) return Status::Ok();
       const RawRows& raw = args_.pool.raw.as<RawRows>()[place.block];
       if (raw.k == nullptr) {
         AskFor(place.block);
-      } else if (place.first_row + Ints(args_.context->chunk_tokens)[chunk] > raw.num_rows) {
-        return Bad("a chunk's rows", chunk, place.first_row + Ints(args_.context->chunk_tokens)[chunk], raw.num_rows);
+      } else if (place.first_row + place.tokens > raw.num_rows) {
+        return Bad("places, a chunk's rows", chunk, place.first_row + place.tokens, raw.num_rows);
       } else if (const Index taken = TakePage(); taken >= 0) {
         page = slot_page_[place.slot] = static_cast<std::int32_t>(taken);
         page_slot_[taken] = static_cast<std::int32_t>(place.slot);
         ++counts_.pages_unfolded;
-        return fill(raw, place.first_row, chunk, at / args_.chosen.gists.dims[2] % args_.chosen.gists.dims[1], taken);
+        return fill(raw, place, at / args_.chosen.gists.dims[2] % args_.chosen.gists.dims[1], taken);
       } else {
         ++counts_.pages_lacking;
       }
@@ -90,7 +81,7 @@ class HostPages {
       for (Index at = list * chunks; at < list * chunks + count; ++at) {
         const std::int32_t chunk = Ints(args_.chosen.gists)[at];
         if (chunk < 0 || chunk >= chunks) return Bad("chosen", at, chunk, chunks - 1);
-        Place place;
+        ChunkPlace place;
         UNFOLD_TRY(Find(chunk, list % kv_heads, &place));
         UNFOLD_TRY(each(at, chunk, place));
       }
@@ -98,22 +89,20 @@ class HostPages {
     return Status::Ok();
   }
 
-  Status Find(Index chunk, Index kv_head, Place* place) const {
-    const ContextView& context = *args_.context;
-    const std::span<const std::int32_t> segment = Ints(context.gists[0].segment);
-    const Index document = std::upper_bound(segment.begin() + 1, segment.end(), chunk) - segment.begin() - 1;
-    if (document >= context.num_documents()) return Bad("context.gists.segment", document, chunk, segment.back() - 1);
-    const Index first = segment[document], of_document = segment[document + 1] - first, own = chunk - first;
-    const Index block = own / context.chunks_per_block;
-    place->document = static_cast<std::int32_t>(document);
-    place->slot = Ints(context.segment_slot)[document] + kv_head * of_document + own;
-    place->block = Ints(context.segment_raw)[document] + block;
-    const std::span<const std::int32_t> position = Ints(context.chunk_position);
-    place->first_row = position[chunk] - position[first + block * context.chunks_per_block];
-    const Index slots = args_.pool.slot_page.dims[0], blocks = args_.pool.raw.dims[0];
-    if (place->slot < 0 || place->slot >= slots) return Bad("a chunk's slot", chunk, place->slot, slots - 1);
-    if (place->block < 0 || place->block >= blocks) return Bad("a chunk's block", chunk, place->block, blocks - 1);
-    if (place->first_row < 0) return Bad("a chunk's rows", chunk, place->first_row, 0);
+  // The chunk's place, at the layer and head.
+  Status Find(Index chunk, Index kv_head, ChunkPlace* place) const {
+    *place = args_.places.as<ChunkPlace>()[chunk];
+    const Index kv_heads = args_.chosen.gists.dims[1];
+    const Index slot =
+        place->slot + args_.layer * Index{place->slots_of_layer} + kv_head * (place->slots_of_layer / kv_heads);
+    const Index block = place->block + args_.layer * Index{place->blocks_of_layer};
+    const Index slots = args_.pool.slot_page.dims[0], blocks = args_.pool.raw.dims[0], most = args_.pool.page_k.dims[1];
+    if (slot < 0 || slot >= slots) return Bad("places, a chunk's slot", chunk, slot, slots - 1);
+    if (block < 0 || block >= blocks) return Bad("places, a chunk's block", chunk, block, blocks - 1);
+    if (place->tokens < 0 || place->tokens > most) return Bad("places.tokens", chunk, place->tokens, most);
+    if (place->first_row < 0) return Bad("places.first_row", chunk, place->first_row, INT32_MAX);
+    place->slot = static_cast<std::int32_t>(slot);
+    place->block = static_cast<std::int32_t>(block);
     return Status::Ok();
   }
 
@@ -184,17 +173,15 @@ Status HostBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
   std::vector<std::int32_t> positions;
   HostPages pages(args);
   UNFOLD_TRY(pages.Touch());
-  return pages.UnfoldOthers([&](const RawRows& raw, Index first, Index chunk, Index head, Index page) -> Status {
-    const Index tokens = Ints(args.context->chunk_tokens)[chunk];
+  return pages.UnfoldOthers([&](const RawRows& raw, const ChunkPlace& place, Index head, Index page) -> Status {
+    const Index tokens = place.tokens;
     const std::size_t head_bytes = static_cast<std::size_t>(head_dim) * DTypeBytes(raw.dtype);
     k.resize(tokens * head_bytes);
     v.resize(tokens * head_bytes);
-    CopyHead(raw.k, first, tokens, kv_heads, head, head_bytes, k.data());
-    CopyHead(raw.v, first, tokens, kv_heads, head, head_bytes, v.data());
+    CopyHead(raw.k, place.first_row, tokens, kv_heads, head, head_bytes, k.data());
+    CopyHead(raw.v, place.first_row, tokens, kv_heads, head, head_bytes, v.data());
     positions.resize(static_cast<std::size_t>(tokens));
-    for (Index i = 0; i < tokens; ++i) {
-      positions[i] = Ints(args.context->chunk_position)[chunk] + static_cast<std::int32_t>(i);
-    }
+    std::iota(positions.begin(), positions.end(), place.position);
     pages.CountBytes(2 * tokens * head_bytes);
     if (tokens == 0) return Status::Ok();
     UnfoldArgs unfold;

@@ -282,7 +282,8 @@ class RefBackend final : public HostBackend {
   Status DoSparseAttention(const SparseAttentionArgs& args) override {
     UNFOLD_TRY(CheckAttention(args));
     const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
-    std::vector<double> mass(args.chunk_mass.rank == 0 ? 0 : static_cast<std::size_t>(args.chunk_mass.size()));
+    const bool with_mass = args.chunk_mass.rank != 0;
+    std::vector<double> mass(with_mass ? static_cast<std::size_t>(args.chunk_mass.size()) : 0);
     for (Index row = 0; row < args.q.dims[0] * heads; ++row) {
       Attention attention;
       AddOwn(args, row, args.prefix_k, args.prefix_v, args.prefix_tokens, &attention);
@@ -290,9 +291,10 @@ class RefBackend final : public HostBackend {
       const Index position = Ints(args.positions)[row / heads];
       AddOwn(args, row, args.tail_k, args.tail_v, position - args.tail_position + 1, &attention);
       const std::vector<double> weights = attention.Finish(head_dim, args.out, row * head_dim);
-      if (mass.empty() || row / heads < args.mass_from) continue;
+      if (!with_mass || row / heads + 1 < args.q.dims[0]) continue;
+      const Index first = row % heads * args.tail_k.dims[0] / heads * args.chunk_mass.dims[1];
       for (std::size_t j = 0; j < weights.size(); ++j) {
-        if (attention.chunks[j] >= 0) mass[attention.chunks[j]] += weights[j];
+        if (attention.chunks[j] >= 0) mass[first + attention.chunks[j]] += weights[j];
       }
     }
     for (std::size_t c = 0; c < mass.size(); ++c) {
@@ -334,24 +336,24 @@ class RefBackend final : public HostBackend {
         const GistLevel& level = context.gists[n];
         const Index gists = level.k.dims[1];
         for (Index c = Ints(level.segment)[j]; c < Ints(level.segment)[j + 1]; ++c) {
-          if (args.read == GistRead::kChosen && !IsChosen(args.chosen[n], list, c)) continue;
+          const bool chooses = args.read == GistRead::kChosen;
+          const ChosenChunk* chunk = chooses && n == 0 ? ChunkOf(args, list, c) : nullptr;
+          if (chooses && (n == 0 ? chunk == nullptr : !IsChosen(args.chosen[n], list, c))) continue;
           add(level.k, level.v, kv_head * gists + c, n == 0 ? c : -1);
-          if (n > 0 || args.read != GistRead::kChosen) continue;
-          const ChosenChunk& chunk = ChunkOf(args, list, c);
-          for (Index raw = 0; chunk.page >= 0 && raw < chunk.tokens; ++raw) {
-            add(args.page_k, args.page_v, chunk.page * args.page_k.dims[1] + raw, c);
+          for (Index raw = 0; chunk != nullptr && chunk->page >= 0 && raw < chunk->tokens; ++raw) {
+            add(args.page_k, args.page_v, chunk->page * args.page_k.dims[1] + raw, c);
           }
         }
       }
     }
   }
 
-  // Of chunk c, which is chosen.
-  static const ChosenChunk& ChunkOf(const SparseAttentionArgs& args, Index list, Index c) {
-    const Index chunks = args.chosen[0].gists.dims[2];
-    const auto* begin = args.chosen[0].gists.as<std::int32_t>() + list * chunks;
-    const auto* end = begin + args.chosen[0].counts.as<std::int32_t>()[list];
-    return args.chunks.as<ChosenChunk>()[list * chunks + (std::lower_bound(begin, end, c) - begin)];
+  // The entry of chunk c, null where it is not chosen.
+  static const ChosenChunk* ChunkOf(const SparseAttentionArgs& args, Index list, Index c) {
+    const auto* begin = args.chunks.as<ChosenChunk>() + list * args.chunks.dims[2];
+    const auto* end = begin + Ints(args.chosen[0].counts)[list];
+    const auto* found = std::find_if(begin, end, [c](const ChosenChunk& chunk) { return chunk.chunk == c; });
+    return found == end ? nullptr : found;
   }
 
   static bool IsChosen(const ChosenGists& chosen, Index list, Index gist) {

@@ -103,11 +103,12 @@ class KeyGatherer {
     const GistLevel& level = args_.context->gists[n];
     const ChosenGists& chosen = args_.chosen[n];
     const Index gists = level.k.dims[1], list = row_ * kv_heads_ + kv_head_, begin = Count();
-    for (; next_ < chosen.counts.as<std::int32_t>()[list]; ++next_) {
-      const Index gist = chosen.gists.as<std::int32_t>()[list * gists + next_];
+    const ChosenChunk* chunks = args_.chunks.as<ChosenChunk>() + list * gists;
+    for (; next_ < Ints(chosen.counts)[list]; ++next_) {
+      const Index gist = n == 0 ? Index{chunks[next_].chunk} : Index{Ints(chosen.gists)[list * gists + next_]};
       if (gist >= Ints(level.segment)[document + 1]) break;
       Add(HeadRow(level.k, kv_head_, gist), HeadRow(level.v, kv_head_, gist));
-      if (n == 0) AddRaw(args_.chunks.as<ChosenChunk>()[list * gists + next_]);
+      if (n == 0) AddRaw(chunks[next_]);
     }
     CloseDocument(begin, document);
   }
@@ -204,11 +205,12 @@ Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const bool chooses = args.context != nullptr && args.read == GistRead::kChosen;
   const Index chunks = chooses ? args.context->gists[0].k.dims[1] : 0;
 
-  // Mass is kept apart per row and head and added up in their order, so threads do not show in its bits.
+  // The last row's, each head's list by its entries.
   list_begin_.assign(1, 0);
-  const bool with_mass = args.chunk_mass.rank != 0 && chunks > 0;
-  for (Index list = 0; with_mass && list < rows * kv_heads; ++list) {
-    list_begin_.push_back(list_begin_.back() + args.chosen[0].counts.as<std::int32_t>()[list]);
+  const bool with_mass = args.chunk_mass.rank != 0 && chunks > 0 && rows > 0;
+  const Index first_list = (rows - 1) * kv_heads;
+  for (Index head = 0; with_mass && head < kv_heads; ++head) {
+    list_begin_.push_back(list_begin_.back() + Ints(args.chosen[0].counts)[first_list + head]);
   }
   list_mass_.resize(static_cast<std::size_t>(list_begin_.back()));
   Index keys = args.prefix_tokens + args.tail_k.dims[1];  // roughly, for splitting the work
@@ -217,20 +219,18 @@ Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   Split(rows * kv_heads, kMemoryCost * keys * args.q.dims[1] / kv_heads * args.q.dims[2], [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
     for (Index list = begin; list < end; ++list) {
-      const bool counted = with_mass && list / kv_heads >= args.mass_from;
-      SparseRow(args, list / kv_heads, list % kv_heads, counted ? list_mass_.data() + list_begin_[list] : nullptr,
-                *scratch);
+      const Index head = list - first_list;
+      SparseRow(args, list / kv_heads, list % kv_heads,
+                with_mass && head >= 0 ? list_mass_.data() + list_begin_[head] : nullptr, *scratch);
     }
   });
-  if (!with_mass) return Status::Ok();
-  chunk_mass_.assign(static_cast<std::size_t>(chunks), 0.0);
-  for (Index list = args.mass_from * kv_heads; list < rows * kv_heads; ++list) {
-    const auto* chosen = args.chosen[0].gists.as<std::int32_t>() + list * chunks;
-    for (Index i = 0; i < args.chosen[0].counts.as<std::int32_t>()[list]; ++i) {
-      chunk_mass_[chosen[i]] += list_mass_[list_begin_[list] + i];
+  for (Index head = 0; with_mass && head < kv_heads; ++head) {
+    const ChosenChunk* chosen = args.chunks.as<ChosenChunk>() + (first_list + head) * chunks;
+    for (Index at = list_begin_[head]; at < list_begin_[head + 1]; ++at) {
+      const Index chunk = chosen[at - list_begin_[head]].chunk;
+      args.chunk_mass.as<float>()[head * chunks + chunk] += static_cast<float>(list_mass_[at]);
     }
   }
-  for (Index c = 0; c < chunks; ++c) args.chunk_mass.as<float>()[c] += static_cast<float>(chunk_mass_[c]);
   return Status::Ok();
 }
 

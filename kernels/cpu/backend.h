@@ -166,8 +166,7 @@ class CpuBackend final : public HostBackend {
   std::vector<std::vector<std::uint16_t>> rounded_;  // MatMul: x of each product in bf16
   std::vector<std::vector<float>> widened_;          // MatMul: the same in f32
   CpuScratchPool scratch_;
-  std::vector<double> list_mass_;         // SparseAttention: mass per chosen chunk of each row and key/value head
-  std::vector<double> chunk_mass_;        // SparseAttention: the call's own
+  std::vector<double> list_mass_;  // SparseAttention: mass per chosen chunk of each key/value head, the last row's
   std::vector<std::int64_t> list_begin_;  // where each row's and key/value head's entries begin in it
   PrefillPlan plan_;                      // GistPrefill
   std::vector<float> turned_keys_;        // GistPrefill: [block, Hk, D, kBlock]

@@ -158,11 +158,12 @@ struct ItemsOfRow {
     return item;
   }
 
-  // Notes what does not ascend or exist.
-  __device__ bool GoodGist(const LevelInputs<Kv>& level, Index at, std::int32_t before, std::int32_t gist) const {
-    if (!InRange(in.queries.faults, FaultKind::kChosen, at, gist, level.rows.stride)) return false;
+  // Notes, as `chosen` or `order`, what does not exist or ascend.
+  __device__ bool GoodGist(const LevelInputs<Kv>& level, Index at, std::int32_t before, std::int32_t gist,
+                           FaultKind chosen, FaultKind order) const {
+    if (!InRange(in.queries.faults, chosen, at, gist, level.rows.stride)) return false;
     if (before < gist) return true;
-    NoteFault(in.queries.faults, FaultKind::kChosenOrder, at, gist, 0);
+    NoteFault(in.queries.faults, order, at, gist, 0);
     return false;
   }
 
@@ -170,7 +171,7 @@ struct ItemsOfRow {
     const Index at = list * level.rows.stride + place;
     const std::int32_t gist = level.chosen[at], before = place > 0 ? level.chosen[at - 1] : -1;
     Item<Kv> item;
-    if (!GoodGist(level, at, before, gist)) return item;
+    if (!GoodGist(level, at, before, gist, FaultKind::kChosen, FaultKind::kChosenOrder)) return item;
     item.document =
         static_cast<std::int32_t>(min(FirstNotBelow(level.segment + 1, in.documents(), gist + 1), in.documents() - 1));
     Place(level.rows, gist, &item);
@@ -187,7 +188,7 @@ struct ItemsOfRow {
     const std::int32_t before = place > 0 ? in.chunks[at - 1].chunk : -1;
     const std::int32_t page = chunk.y, tokens = chunk.z, document = chunk.w;
     Item<Kv> item;
-    if (!GoodGist(level, at, before, chunk.x)) return item;
+    if (!GoodGist(level, at, before, chunk.x, FaultKind::kChunks, FaultKind::kChunkOrder)) return item;
     if (!InRange(faults, FaultKind::kChunkDocument, at, document, in.documents())) return item;
     Place(level.rows, chunk.x, &item);
     item.rows = 1;

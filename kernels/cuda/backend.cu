@@ -48,6 +48,11 @@ Status CudaBackend::DoStartDownload(void* host, const Tensor& device, DType type
   return downloads_->Start(host, device, type);
 }
 
+Status CudaBackend::DoCopy(const Tensor& from, const Tensor& to) {
+  return context_->Explain(
+      cudaMemcpyAsync(to.data, from.data, from.bytes(), cudaMemcpyDeviceToDevice, context_->stream()), "Copy");
+}
+
 Status CudaBackend::FinishDownloads() { return downloads_->Finish(); }
 
 Result<Tensor> CudaBackend::ImportWeights(const Tensor& host) {

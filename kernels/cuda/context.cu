@@ -36,6 +36,8 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"SparseAttention: chosen.counts", "0 to #"},
     {"SparseAttention: chosen", "0 to #"},
     {"SparseAttention: chosen", "ascending gists"},
+    {"SparseAttention: chunks", "0 to #"},
+    {"SparseAttention: chunks", "ascending chunks"},
     {"SparseAttention: chunks.page", "a page up to #"},
     {"SparseAttention: chunks.tokens", "0 to #"},
     {"SparseAttention: chunks.document", "0 to #"},
@@ -47,12 +49,12 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"SparseAttention: context.segment_sink", "ascending, up to #"},
     {"UnfoldChunks: chosen.counts", "0 to #"},
     {"UnfoldChunks: chosen", "0 to #"},
-    {"UnfoldChunks: context.gists.segment", "ascending, up to #"},
-    {"UnfoldChunks: context.chunk_tokens", "0 to #"},
-    {"UnfoldChunks: a chunk's slot", "0 to #"},
-    {"UnfoldChunks: a chunk's block", "0 to #"},
-    {"UnfoldChunks: a chunk's rows", "to end by row # of their block"},
-    {"UnfoldChunks: context.chunk_position", "0 to #"},
+    {"UnfoldChunks: places.tokens", "0 to #"},
+    {"UnfoldChunks: places, a chunk's slot", "0 to #"},
+    {"UnfoldChunks: places, a chunk's block", "0 to #"},
+    {"UnfoldChunks: places.first_row", "0 to #"},
+    {"UnfoldChunks: places, a chunk's rows", "to end by row # of their block"},
+    {"UnfoldChunks: places.position", "0 to #"},
 }};
 
 Status Tell(std::size_t kind, const FaultNote& note) {

@@ -31,13 +31,18 @@ struct RotatedQueries {
 
 // How many heads of a group are taken at once: 8 or 16.
 inline Index TensorCoreHeads(Index group) { return group <= kTileHeads ? kTileHeads : 2 * kTileHeads; }
+// Groups and dims that the forms on tensor cores take.
+inline bool TakesTensorCores(Index group, Index head_dim) {
+  return group <= 2 * kTileHeads && (head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256);
+}
 // Memory of `rows` rows.
 inline Index RotatedQueryBytes(Index rows, Index documents, Index kv_heads, Index group, Index head_dim) {
   return rows * (documents + 1) * kv_heads * TensorCoreHeads(group) * head_dim * 4;
 }
-// In memory of the call; with `at` null after a failure, which memory.status() tells.
+// In `turned`, which has that much memory, or, where it is null, in memory of the call; with `at` null after a failure,
+// which memory.status() tells. With `is_turned` they are there.
 RotatedQueries RotateQueries(CudaContext& context, CallMemory& memory, const QueryInputs& in, Index rows,
-                             Index kv_heads);
+                             Index kv_heads, void* turned, bool is_turned);
 
 // The documents of a tile's keys one after another: calls each(document, whether key g of this lane is of it, whether
 // key g + 8 is). Lane i has the document of key i % 16.

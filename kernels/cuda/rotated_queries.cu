@@ -45,13 +45,17 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 RotatedQueries RotateQueries(CudaContext& context, CallMemory& memory, const QueryInputs& in, Index rows,
-                             Index kv_heads) {
+                             Index kv_heads, void* turned, bool is_turned) {
   const Index group = in.heads / kv_heads, heads = TensorCoreHeads(group);
-  auto* rotated =
-      reinterpret_cast<uint4*>(memory.Array<char>(RotatedQueryBytes(rows, in.documents, kv_heads, group, in.head_dim)));
+  if (turned == nullptr) {
+    turned = memory.Array<char>(RotatedQueryBytes(rows, in.documents, kv_heads, group, in.head_dim));
+  }
+  auto* rotated = static_cast<uint4*>(turned);
   if (rotated == nullptr) return {};
-  memory.Note(context.Launch(RotateKernel, {rows * (in.documents + 1) * kv_heads, kThreads, 0, "RotateQueries"}, in,
-                             static_cast<int>(heads), static_cast<int>(kv_heads), rotated));
+  if (!is_turned) {
+    memory.Note(context.Launch(RotateKernel, {rows * (in.documents + 1) * kv_heads, kThreads, 0, "RotateQueries"}, in,
+                               static_cast<int>(heads), static_cast<int>(kv_heads), rotated));
+  }
   return {rotated, static_cast<int>(in.documents), static_cast<int>(kv_heads), static_cast<int>(heads),
           static_cast<int>(in.head_dim / 16)};
 }

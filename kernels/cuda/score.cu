@@ -71,8 +71,12 @@ Status Score(CudaContext& context, const GistScoreArgs& args) {
   const Index lists = args.q.dims[0] * kv_heads, group = args.q.dims[1] / kv_heads;
   if (lists * gists == 0) return Status::Ok();
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
-    if (in.vectors && TakesTensorCoreScore(group, head_dim)) {
-      return LaunchTensorCoreScore(context, in, lists, args.scores.as<float>());
+    const bool turned = args.turned.rank != 0;  // then attention counts on it, whatever form scores
+    if (TakesTensorCores(group, head_dim) && (in.vectors || turned)) {
+      const RotatedQueries queries =
+          RotateQueries(context, memory, in.queries, args.q.dims[0], kv_heads, args.turned.data, args.is_turned);
+      UNFOLD_TRY(memory.status());
+      if (in.vectors) return LaunchTensorCoreScore(context, in, lists, queries, args.scores.as<float>());
     }
   }
   const Index blocks = lists * CeilDiv(group, kHeadsAtOnce) * CeilDiv(gists, kScoreThreads);
@@ -83,6 +87,12 @@ Status Score(CudaContext& context, const GistScoreArgs& args) {
 }
 
 }  // namespace
+
+std::size_t CudaBackend::TurnedQueryBytes(const Tensor& q, std::int64_t kv_heads, std::int64_t documents) const {
+  const auto [rows, heads, head_dim, unused] = q.dims;
+  if (!TakesTensorCores(heads / kv_heads, head_dim)) return 0;
+  return static_cast<std::size_t>(RotatedQueryBytes(rows, documents, kv_heads, heads / kv_heads, head_dim));
+}
 
 Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
   if (args.q.dims[2] > kMaxQueryDim) return Status::InvalidArgument("GistScore: cuda takes D up to 256");
@@ -99,6 +109,7 @@ Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
     part.q = args.q.Rows(begin, end);
     part.positions = args.positions.Rows(begin, end);
     part.scores = args.scores.Rows(begin, end);
+    if (args.turned.rank != 0) part.turned = args.turned.Rows(begin * bytes, end * bytes);
     if (args.parents.gists.rank != 0) {
       part.parents = {args.parents.gists.Rows(begin, end), args.parents.counts.Rows(begin, end)};
     }

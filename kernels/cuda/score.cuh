@@ -6,6 +6,7 @@
 #include "kernels/cuda/candidates.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/queries.cuh"
+#include "kernels/cuda/query_fragments.cuh"
 
 namespace unfold {
 
@@ -36,9 +37,9 @@ struct ScoreInputs {
   }
 };
 
-// The form on tensor cores (score_bf16.cu): D 64, 96, 128 or 256, groups of up to 16 heads.
-bool TakesTensorCoreScore(Index group, Index head_dim);
-Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<__nv_bfloat16>& in, Index lists, float* scores);
+// The form on tensor cores (score_bf16.cu): where TakesTensorCores.
+Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<__nv_bfloat16>& in, Index lists,
+                             const RotatedQueries& queries, float* scores);
 
 }  // namespace unfold
 

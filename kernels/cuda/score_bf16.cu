@@ -101,14 +101,8 @@ Status Launch(CudaContext& context, const ScoreInputs<Bf16>& in, const RotatedQu
 
 }  // namespace
 
-bool TakesTensorCoreScore(Index group, Index head_dim) {
-  return group <= 2 * kTileHeads && (head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256);
-}
-
-Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<Bf16>& in, Index lists, float* scores) {
-  CallMemory memory(context, "GistScore");
-  const RotatedQueries queries = RotateQueries(context, memory, in.queries, lists / in.kv_heads, in.kv_heads);
-  UNFOLD_TRY(memory.status());
+Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<Bf16>& in, Index lists,
+                             const RotatedQueries& queries, float* scores) {
   switch (in.queries.head_dim) {
     case 64: return Launch<64>(context, in, queries, lists, scores);
     case 96: return Launch<96>(context, in, queries, lists, scores);

@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Shared<Kv> shared;
   const Place place(in, partials.splits, kHeadsAtOnce);
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
+  partials.Tell(place, in.kv_heads, row.count());
   if (place.split * kItemsOfSplit >= row.count()) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
   if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
@@ -156,10 +157,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   __shared__ float shared[kMergeThreads / kWarp], parts[kMergeThreads];
   WaitForWorkBefore();
   const auto heads = static_cast<unsigned>(in.queries.heads), kv_heads = static_cast<unsigned>(in.kv_heads);
-  const Index t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
+  const unsigned t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
   const int d = static_cast<int>(in.queries.head_dim), side_by_side = kMergeThreads / d;
-  const auto splits =
-      static_cast<int>(CeilDiv(static_cast<unsigned>(ItemsOfRow<Kv>(in, t, kv_head).count()), kItemsOfSplit));
+  const int splits = __ldcg(partials.used + t * kv_heads + kv_head);
   const Index first = Index{blockIdx.x} * partials.splits;
   const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
   float part[kMergeAtOnce];
@@ -205,13 +205,14 @@ __global__ void __launch_bounds__(kMergeThreads)
 }
 
 // The attention mass on each chosen chunk, from the finished softmax: the keys' weights, summed over heads, then over
-// the keys of an item in their order, an item a thread. `mass` is [T, Hk, batches of heads, C].
+// the keys of an item in their order, an item a thread. `mass` is [Hk, batches of heads, C], of row t.
 template <bool kVectors, typename Kv>
-__global__ void __launch_bounds__(kThreads)
-    MassKernel(const __grid_constant__ AttentionInputs<Kv> in, Index splits, const float2* state, float* mass) {
+__global__ void __launch_bounds__(kThreads) MassKernel(const __grid_constant__ AttentionInputs<Kv> in, Index splits,
+                                                       Index t, const float2* state, float* mass) {
   extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
   __shared__ Shared<Kv> shared;
-  const Place place(in, splits, kHeadsAtOnce);
+  Place place(in, splits, kHeadsAtOnce);
+  place.t = t;
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
   const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit, end = row.begin[kGistItems + 1];
   if (begin >= end) return;
@@ -301,6 +302,8 @@ bool AllHaveVectors(const SparseAttentionArgs& args) {
 // Rows [begin, end) of a call as a call of their own.
 SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index end) {
   SparseAttentionArgs part = args;
+  const Index turned = args.turned.rank == 0 ? 0 : args.turned.dims[0] / args.q.dims[0];
+  if (turned > 0) part.turned = args.turned.Rows(begin * turned, end * turned);
   part.q = args.q.Rows(begin, end);
   part.positions = args.positions.Rows(begin, end);
   for (ChosenGists& chosen : part.chosen) {
@@ -308,7 +311,7 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   }
   if (args.chunks.rank != 0) part.chunks = args.chunks.Rows(begin, end);
   if (args.row_documents.rank != 0) part.row_documents = args.row_documents.Rows(begin, end);
-  part.mass_from = std::max<Index>(args.mass_from - begin, 0);
+  if (end < args.q.dims[0]) part.chunk_mass = Tensor();  // of the last row
   part.out = args.out.Rows(begin, end);
   return part;
 }
@@ -321,38 +324,31 @@ Index MostItems(const SparseAttentionArgs& args) {
   return most;
 }
 
-// Adds up the mass of all lists from `lists`, one for each row, key/value head and batch of heads.
-Status SumMass(CudaContext& context, const float* parts, Index lists, const Tensor& mass) {
-  AddMassKernel<<<Blocks(mass.size(), kThreads), kThreads, 0, context.stream()>>>(parts, lists, mass.size(),
-                                                                                  mass.as<float>());
-  return context.Launched("SparseAttention");
-}
-
+// Of the last row.
 template <typename Kv>
 Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, const AttentionInputs<Kv>& in,
                const float2* state) {
-  const Index rows = args.q.dims[0], chunks = args.chunk_mass.size();
-  const Index lists_of_row = in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce);
-  auto* parts = memory.Zeros<float>(rows * lists_of_row * chunks);
+  const Index chunks = args.chunk_mass.dims[1], batches = CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce);
+  const Index lists = in.kv_heads * batches, splits = CeilDiv(chunks, kItemsOfSplit);
+  auto* parts = memory.Zeros<float>(lists * chunks);
   UNFOLD_TRY(memory.status());
-  const Index splits = CeilDiv(chunks, kItemsOfSplit);
   const auto kernel = in.vectors ? MassKernel<true, Kv> : MassKernel<false, Kv>;
-  kernel<<<static_cast<unsigned>(rows * lists_of_row * splits), kThreads,
-           kHeadsAtOnce * in.queries.head_dim * sizeof(float), context.stream()>>>(in, splits, state, parts);
-  const Index first = args.mass_from * lists_of_row;
-  return SumMass(context, parts + first * chunks, rows * lists_of_row - first, args.chunk_mass);
+  kernel<<<static_cast<unsigned>(lists * splits), kThreads, kHeadsAtOnce * in.queries.head_dim * sizeof(float),
+           context.stream()>>>(in, splits, args.q.dims[0] - 1, state, parts);
+  UNFOLD_TRY(context.Launched("SparseAttention"));
+  const Index count = args.chunk_mass.size();
+  AddMassKernel<<<Blocks(count, kThreads), kThreads, 0, context.stream()>>>(parts, batches, chunks,
+                                                                            args.chunk_mass.as<float>(), count);
+  return context.Launched("SparseAttention");
 }
 
-Status AddKeptMass(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args,
-                   const AttentionInputs<__nv_bfloat16>& in, Index splits, const KeyLogits& kept, const float2* state) {
-  const Index heads_at_once = TensorCoreHeads(in.queries.heads / in.kv_heads);
-  const Index lists = (args.q.dims[0] - kept.first_row) * in.kv_heads;
-  auto* parts = memory.Zeros<float>(lists * args.chunk_mass.size());
-  UNFOLD_TRY(memory.status());
-  const Index at_once = SplitsAtOnce(context, lists, splits);
-  KeptMassKernel<<<static_cast<unsigned>(lists * at_once), kThreads, 0, context.stream()>>>(
-      in, splits, at_once, kept, heads_at_once, state, parts);
-  return SumMass(context, parts, lists, args.chunk_mass);
+Status AddKeptMass(CudaContext& context, const SparseAttentionArgs& args, const AttentionInputs<__nv_bfloat16>& in,
+                   Index splits, const KeyLogits& kept, const float2* state) {
+  const auto heads_at_once = static_cast<unsigned>(TensorCoreHeads(in.queries.heads / in.kv_heads));
+  const Index at_once = SplitsAtOnce(context, in.kv_heads, splits);
+  const auto threads = static_cast<int>(CeilDiv(kItemsOfSplit * heads_at_once, kWarp) * kWarp);
+  return context.Launch(KeptMassKernel, {in.kv_heads * at_once, threads, 0, "SparseAttention"}, in, splits, at_once,
+                        kept, heads_at_once, state, args.chunk_mass.as<float>());
 }
 
 template <typename Kv>
@@ -369,21 +365,21 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   const AttentionInputs<Kv> in = MakeInputs<Kv>(args, context.NextCall(), AllHaveVectors(args));
   const Index rows = args.q.dims[0], d = in.queries.head_dim, rows_of_heads = rows * in.queries.heads;
   const Partials partials{memory.Array<float2>(rows_of_heads * splits), memory.Array<float>(rows_of_heads * splits * d),
-                          splits};
+                          splits, memory.Array<int>(rows * in.kv_heads)};
   auto* state = memory.Array<float2>(rows_of_heads);
-  const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0 && args.mass_from < rows;
+  const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0;
   KeyLogits kept;
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
-    if (in.vectors && TakesTensorCoreAttention(args)) {
+    if (in.vectors && TakesTensorCores(in.queries.heads / in.kv_heads, d)) {
       if (with_mass) {
-        kept = {nullptr, args.mass_from, in.pages.stride + 1};
-        kept.logits = memory.Array<float>((rows - kept.first_row) * in.kv_heads * splits * kItemsOfSplit * kept.most *
+        kept = {nullptr, rows - 1, in.pages.stride + 1};
+        kept.logits = memory.Array<float>(in.kv_heads * splits * kItemsOfSplit * kept.most *
                                           TensorCoreHeads(in.queries.heads / in.kv_heads));
       }
       UNFOLD_TRY(memory.status());
-      UNFOLD_TRY(LaunchTensorCoreAttention(context, in, rows, partials, kept));
+      UNFOLD_TRY(LaunchTensorCoreAttention(context, in, rows, args.turned.data, partials, kept));
       UNFOLD_TRY(MergeSplits(context, in, rows_of_heads, partials, args.out.as<float>(), state));
-      return with_mass ? AddKeptMass(context, memory, args, in, splits, kept, state) : Status::Ok();
+      return with_mass ? AddKeptMass(context, args, in, splits, kept, state) : Status::Ok();
     }
   }
   UNFOLD_TRY(memory.status());

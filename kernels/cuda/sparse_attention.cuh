@@ -38,7 +38,14 @@ struct Place {
 struct Partials {
   float2* state;
   float* sums;
-  Index splits;
+  Index splits;  // the most that a list has
+  int* used;     // [T, Hk]: how many it has
+
+  __device__ void Tell(const Place& place, Index kv_heads, Index items) const {
+    if (place.split == 0 && threadIdx.x == 0) {
+      used[place.t * kv_heads + place.kv_head] = (static_cast<int>(items) + kItemsOfSplit - 1) / kItemsOfSplit;
+    }
+  }
 };
 
 template <typename Kv>
@@ -95,8 +102,6 @@ inline Index SplitsAtOnce(const CudaContext& context, Index lists, Index splits)
   return std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), lists), 1, splits);
 }
 
-// The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, D 64, 96, 128 or 256, groups of up to 16 heads.
-bool TakesTensorCoreAttention(const SparseAttentionArgs& args);
 // Logits of the keys of chosen chunks, for their mass: [lists, splits, kItemsOfSplit * most, heads at once]. Null:
 // none.
 struct KeyLogits {
@@ -104,8 +109,9 @@ struct KeyLogits {
   Index first_row = 0;  // of the rows whose logits are kept
   Index most = 0;       // keys of a chunk
 };
+// The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, where TakesTensorCores. `turned` may be null.
 Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows,
-                                 const Partials& partials, const KeyLogits& key_logits);
+                                 void* turned, const Partials& partials, const KeyLogits& key_logits);
 
 }  // namespace unfold
 

@@ -223,6 +223,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   WaitForWorkBefore();
   const Place place(in, at_once, kHeads);
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
+  partials.Tell(place, in.kv_heads, row.count());
   const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
   const int warp = threadIdx.x / kWarp;
@@ -284,15 +285,11 @@ Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, const Ro
 
 }  // namespace
 
-bool TakesTensorCoreAttention(const SparseAttentionArgs& args) {
-  const Index d = args.q.dims[2], group = args.q.dims[1] / args.tail_k.dims[0];
-  return group <= 2 * kTileHeads && (d == 64 || d == 96 || d == 128 || d == 256);
-}
-
-Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows,
+Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, void* turned,
                                  const Partials& partials, const KeyLogits& kept) {
   CallMemory memory(context, "SparseAttention");
-  const RotatedQueries queries = RotateQueries(context, memory, in.queries, rows, in.kv_heads);
+  const RotatedQueries queries =
+      RotateQueries(context, memory, in.queries, rows, in.kv_heads, turned, turned != nullptr);
   UNFOLD_TRY(memory.status());
   switch (in.queries.head_dim) {
     case 64: return LaunchDim<64>(context, in, queries, rows, partials, kept);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// UnfoldChunks (method.md 4.5, design.md section 6) without the host: two launches, of which the second has nothing to
-// do while all chosen chunks have pages.
+// UnfoldChunks (method.md 4.5, design.md section 6) without the host: two launches, of which the second has only counts
+// to keep while all chosen chunks have pages.
 //
 // Bytes: 12 for a chosen chunk; for one that is unfolded its rows, over the bus, and its page.
 #include <algorithm>
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/queries.cuh"
 
 namespace unfold {
 namespace {
@@ -29,54 +28,51 @@ struct PoolInputs {
 
 struct ChosenInputs {
   const std::int32_t *chosen, *chosen_counts;  // [T, Hk, chunks], [T, Hk]
-  const std::int32_t *segment, *chunk_tokens, *chunk_position, *segment_slot, *segment_raw;
+  const ChunkPlace* places;
   ChosenChunk* entries;  // [T, Hk, chunks]
-  Index lists, kv_heads, chunks, documents, chunks_per_block;
+  Index lists, kv_heads, chunks;
+  int layer;
   FaultSink faults;
 };
 
-// A chunk and head to be unfolded.
+// What a call's kernels tell each other, all zero before it and after it.
+enum Counter : int { kWork, kMissing, kGiven, kReady, kFinished, kNumCounters };
+
+// A chunk of a head that is to be unfolded.
 struct Work {
-  std::int32_t slot, chunk, head, page, block, first_row;
+  std::int32_t slot, page, block, first_row, tokens, position, head, chunk;
 };
 
-// What the kernels of a call tell each other.
-struct Progress {
-  int work, missing;  // how many there are
-  int given;          // so many of the work have pages
-};
-
-struct Spot {
-  std::int32_t slot, block, first_row, tokens, document;
-};
-
-// Where chunk `chunk` of a head is found; false, and a note, where there is no such place.
-__device__ bool FindSpot(const ChosenInputs& in, const PoolInputs& pool, Index kv_head, std::int32_t chunk,
-                         Spot* spot) {
-  const Index document = FirstNotBelow(in.segment + 1, in.documents, chunk + 1);
-  if (!InRange(in.faults, FaultKind::kUnfoldSegment, document, chunk, in.segment[in.documents])) return false;
-  const std::int32_t first = in.segment[document], of_document = in.segment[document + 1] - first, own = chunk - first;
-  const auto block = static_cast<std::int32_t>(own / in.chunks_per_block);
-  const std::int32_t position = in.chunk_position[chunk], tokens = in.chunk_tokens[chunk];
-  spot->slot = in.segment_slot[document] + static_cast<std::int32_t>(kv_head) * of_document + own;
-  spot->block = in.segment_raw[document] + block;
-  spot->first_row = position - in.chunk_position[first + block * in.chunks_per_block];
-  spot->tokens = tokens;
-  spot->document = static_cast<std::int32_t>(document);
-  return InRange(in.faults, FaultKind::kUnfoldSlot, chunk, spot->slot, pool.slots) &&
-         InRange(in.faults, FaultKind::kUnfoldBlock, chunk, spot->block, pool.blocks) &&
-         InRange(in.faults, FaultKind::kUnfoldTokens, chunk, tokens, pool.page_tokens + 1) &&
-         InRange(in.faults, FaultKind::kUnfoldChunkPosition, chunk, position, INT32_MAX);
+// Chunk `chunk` of a head, its slot and block those of the layer. False, and a note, where there is no such place.
+__device__ __forceinline__ bool FindPlace(const ChosenInputs& in, const PoolInputs& pool, Index kv_head,
+                                          std::int32_t chunk, ChunkPlace* place) {
+  static_assert(sizeof(ChunkPlace) == 2 * sizeof(int4));
+  const auto* from = reinterpret_cast<const int4*>(in.places + chunk);
+  const int4 low = __ldg(from), high = __ldg(from + 1);
+  const auto kv_heads = static_cast<unsigned>(in.kv_heads);
+  *place = {low.x + in.layer * low.y + static_cast<int>(kv_head) * static_cast<int>(low.y / kv_heads),
+            low.y,
+            low.z + in.layer * low.w,
+            low.w,
+            high.x,
+            high.y,
+            high.z,
+            high.w};
+  return InRange(in.faults, FaultKind::kUnfoldSlot, chunk, place->slot, pool.slots) &&
+         InRange(in.faults, FaultKind::kUnfoldBlock, chunk, place->block, pool.blocks) &&
+         InRange(in.faults, FaultKind::kUnfoldTokens, chunk, place->tokens, pool.page_tokens + 1) &&
+         InRange(in.faults, FaultKind::kUnfoldFirstRow, chunk, place->first_row, INT32_MAX) &&
+         InRange(in.faults, FaultKind::kUnfoldChunkPosition, chunk, place->position, INT32_MAX);
 }
 
 // The entries of all lists, a thread each: each(at, list, chunk).
 template <typename Each>
-__device__ __forceinline__ void ForChosen(const ChosenInputs& in, Index blocks_of_list, Each each) {
-  for (Index place = blockIdx.x; place < in.lists * blocks_of_list; place += gridDim.x) {
-    const Index list = place / blocks_of_list;
+__device__ __forceinline__ void ForChosen(const ChosenInputs& in, unsigned blocks_of_list, Each each) {
+  for (unsigned block = blockIdx.x; block < in.lists * blocks_of_list; block += gridDim.x) {
+    const Index list = block / blocks_of_list;
     const std::int32_t count = in.chosen_counts[list];
     if (!InRange(in.faults, FaultKind::kUnfoldChosenCounts, list, count, in.chunks + 1)) continue;
-    for (Index i = place % blocks_of_list * kThreads + threadIdx.x; i < count; i += blocks_of_list * kThreads) {
+    for (unsigned i = block % blocks_of_list * kThreads + threadIdx.x; i < count; i += blocks_of_list * kThreads) {
       const Index at = list * in.chunks + i;
       const std::int32_t chunk = in.chosen[at];
       if (InRange(in.faults, FaultKind::kUnfoldChosen, at, chunk, in.chunks)) each(at, list, chunk);
@@ -183,69 +179,88 @@ class PageTaker {
   TakeShared& shared_;
 };
 
-// Finds pages and what has none; the last block gives those theirs.
+// Finds pages, and what has none.
 __global__ void __launch_bounds__(kThreads)
-    FindKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool, Index blocks_of_list,
-               Work* work, Progress* progress, unsigned* counters) {
-  __shared__ TakeShared shared;
-  __shared__ bool last;
+    FindKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool,
+               unsigned blocks_of_list, Work* work, unsigned* counters) {
   WaitForWorkBefore();
   const std::uint32_t call = pool.counts->calls + 1;
+  const bool one_row = in.lists == in.kv_heads;
   int hits = 0;
   ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
-    Spot spot;
-    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) {
+    ChunkPlace place;
+    if (!FindPlace(in, pool, list % in.kv_heads, chunk, &place)) {
       in.entries[at] = {chunk, -1, 0, 0};
       return;
     }
-    const std::int32_t page = __ldcg(pool.slot_page + spot.slot);
-    *reinterpret_cast<int4*>(in.entries + at) = make_int4(chunk, max(page, -1), spot.tokens, spot.document);
+    const std::int32_t page = __ldcg(pool.slot_page + place.slot);
+    *reinterpret_cast<int4*>(in.entries + at) = make_int4(chunk, max(page, -1), place.tokens, place.document);
+    if (page >= 0 && one_row) {  // no slot comes twice, so nobody else counts it
+      pool.page_call[page] = call;
+      ++hits;
+      return;
+    }
     if (page >= 0) {
       hits += atomicExch(pool.page_call + page, call) != call ? 1 : 0;
       return;
     }
-    RawRows& raw = pool.raw[spot.block];
+    RawRows& raw = pool.raw[place.block];
     if (raw.k == nullptr) {
       if (atomicExch(&raw.asked_by, call) == call) return;
-      const unsigned place = atomicAdd(counters + 1, 1U);
-      if (place < pool.most_missing) pool.missing[place] = spot.block;
+      const unsigned missing = atomicAdd(counters + kMissing, 1U);
+      if (missing < pool.most_missing) pool.missing[missing] = place.block;
       return;
     }
-    const std::int32_t end = spot.first_row + spot.tokens;
-    if (spot.first_row < 0 || end > raw.num_rows) {
+    const std::int32_t end = place.first_row + place.tokens;
+    if (end > raw.num_rows) {
       NoteFault(in.faults, FaultKind::kUnfoldRows, chunk, end, raw.num_rows);
       return;
     }
-    if (atomicCAS(pool.slot_page + spot.slot, -1, kBeingUnfolded) != -1) return;
-    work[atomicAdd(counters, 1U)] = {spot.slot, chunk,      static_cast<std::int32_t>(list % in.kv_heads),
-                                     -1,        spot.block, spot.first_row};
+    if (atomicCAS(pool.slot_page + place.slot, -1, kBeingUnfolded) != -1) return;
+    work[atomicAdd(counters + kWork, 1U)] = {place.slot,
+                                             -1,
+                                             place.block,
+                                             place.first_row,
+                                             place.tokens,
+                                             place.position,
+                                             static_cast<std::int32_t>(list % in.kv_heads),
+                                             chunk};
   });
   const int all_hits = __reduce_add_sync(kAllLanes, hits);
   if (threadIdx.x % kWarp == 0 && all_hits > 0) {
     atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->pages_hit),
               static_cast<unsigned long long>(all_hits));
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(counters + 2, 1U) == gridDim.x - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  const int wanted = static_cast<int>(__ldcg(counters)), missing = static_cast<int>(__ldcg(counters + 1));
+}
+
+// The first block gives pages to the work, while the others wait: all are on the device at once.
+__device__ void GivePages(const PoolInputs& pool, Work* work, unsigned* counters, int wanted, int missing,
+                          TakeShared& shared) {
   PageCounts counts = *pool.counts;
-  const int given = PageTaker(pool, call, work, wanted, shared).Take(counts);
+  const std::uint32_t call = counts.calls + 1;
+  const int given = wanted == 0 ? 0 : PageTaker(pool, call, work, wanted, shared).Take(counts);
   for (int i = given + static_cast<int>(threadIdx.x); i < wanted; i += kThreads) pool.slot_page[work[i].slot] = -1;
+  __threadfence();
   __syncthreads();
   if (threadIdx.x != 0) return;
-  pool.counts->calls = call;
-  pool.counts->oldest = counts.oldest;
-  pool.counts->next_page = counts.next_page;
-  pool.counts->num_used = counts.num_used;
-  pool.counts->num_missing = missing;
-  pool.counts->pages_lacking = wanted - given;
-  pool.counts->pages_unfolded += given;
-  *progress = {wanted, missing, given};
-  counters[0] = counters[1] = counters[2] = 0;
+  counts.calls = call;
+  counts.num_missing = missing;
+  counts.pages_lacking = wanted - given;
+  counts.pages_unfolded += given;
+  *pool.counts = counts;
+  if (wanted == 0 && missing == 0) return;  // nobody waits
+  counters[kGiven] = given;
+  __threadfence();
+  atomicExch(counters + kReady, 1U);
+}
+
+// Returns how much of the work has pages.
+__device__ int AwaitPages(unsigned* counters) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(counters + kReady, 0U) == 0) __nanosleep(100);
+  }
+  __syncthreads();
+  return static_cast<int>(__ldcg(counters + kGiven));
 }
 
 struct RotationInputs {
@@ -275,31 +290,25 @@ __device__ __forceinline__ void UnfoldRow(const RawRows& raw, Index row, Index k
   }
 }
 
-// Fills the pages that were given, and tells them to all entries that wait for one.
 template <typename Kv>
-__global__ void __launch_bounds__(kThreads)
-    FillKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool, Index blocks_of_list,
-               const Work* work, const Progress* progress, RotationInputs rotation, int half, Kv* page_k, Kv* page_v) {
-  WaitForWorkBefore();
-  const Progress done = *progress;
-  if (done.work == 0 && done.missing == 0) return;
+__device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const Work* work, int given,
+                          const RotationInputs& rotation, int half, Kv* page_k, Kv* page_v) {
   const auto page_tokens = static_cast<int>(pool.page_tokens);
   const Index warps = Index{gridDim.x} * kWarps, own = Index{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  for (Index n = own; n < Index{done.given} * page_tokens; n += warps) {
+  for (Index n = own; n < Index{given} * page_tokens; n += warps) {
     const Work item = work[n / page_tokens];
-    const auto row = static_cast<int>(n % page_tokens), tokens = in.chunk_tokens[item.chunk];
+    const auto row = static_cast<int>(n % page_tokens);
     const RawRows& raw = pool.raw[item.block];
     if (row == 0 && threadIdx.x % kWarp == 0) {
       const unsigned bytes = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
-      atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), 4ULL * bytes * tokens * half);
+      atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), 4ULL * bytes * item.tokens * half);
     }
-    if (row >= tokens) continue;
-    const Index position = in.chunk_position[item.chunk] + row;
-    if (!InRange(in.faults, FaultKind::kUnfoldChunkPosition, item.chunk, static_cast<std::int32_t>(position),
-                 rotation.table_rows)) {
+    const std::int32_t position = item.position + row;
+    if (row >= item.tokens ||
+        !InRange(in.faults, FaultKind::kUnfoldChunkPosition, item.chunk, position, rotation.table_rows)) {
       continue;
     }
-    const float *cos = rotation.cos + position * half, *sin = rotation.sin + position * half;
+    const float *cos = rotation.cos + Index{position} * half, *sin = rotation.sin + Index{position} * half;
     const Index to = (Index{item.page} * page_tokens + row) * 2 * half;
     switch (raw.dtype) {
       case DType::kInt8:
@@ -311,18 +320,36 @@ __global__ void __launch_bounds__(kThreads)
       default: UnfoldRow<float>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
     }
   }
+}
+
+// Has pages given to the work, fills them, and tells them to all entries that wait for one.
+template <typename Kv>
+__global__ void __launch_bounds__(kThreads)
+    FillKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool,
+               unsigned blocks_of_list, Work* work, unsigned* counters, RotationInputs rotation, int half, Kv* page_k,
+               Kv* page_v) {
+  __shared__ TakeShared shared;
+  WaitForWorkBefore();
+  const auto wanted = static_cast<int>(__ldcg(counters + kWork)),
+             missing = static_cast<int>(__ldcg(counters + kMissing));
+  if (blockIdx.x == 0) GivePages(pool, work, counters, wanted, missing, shared);
+  if (wanted == 0 && missing == 0) return;
+  FillPages(in, pool, work, AwaitPages(counters), rotation, half, page_k, page_v);
   int left_out = 0;
   ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
     std::int32_t& page = in.entries[at].page;
-    if (page >= 0) return;
-    Spot spot;
-    if (!FindSpot(in, pool, list % in.kv_heads, chunk, &spot)) return;
-    page = max(pool.slot_page[spot.slot], -1);
+    ChunkPlace place;
+    if (page >= 0 || !FindPlace(in, pool, list % in.kv_heads, chunk, &place)) return;
+    page = max(__ldcg(pool.slot_page + place.slot), -1);
     left_out += page < 0 ? 1 : 0;
   });
   left_out = __reduce_add_sync(kAllLanes, left_out);
   if (threadIdx.x % kWarp == 0 && left_out > 0) {
     atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->left_out), static_cast<unsigned long long>(left_out));
+  }
+  __syncthreads();
+  if (threadIdx.x == 0 && atomicAdd(counters + kFinished, 1U) == gridDim.x - 1) {
+    for (int i = 0; i < kNumCounters; ++i) counters[i] = 0;
   }
 }
 
@@ -344,38 +371,30 @@ PoolInputs MakePool(const PagePool& pool) {
 
 Status CudaBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
   const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
-  const ContextView& context = *args.context;
   const ChosenInputs in{args.chosen.gists.as<std::int32_t>(),
                         args.chosen.counts.as<std::int32_t>(),
-                        context.gists[0].segment.as<std::int32_t>(),
-                        context.chunk_tokens.as<std::int32_t>(),
-                        context.chunk_position.as<std::int32_t>(),
-                        context.segment_slot.as<std::int32_t>(),
-                        context.segment_raw.as<std::int32_t>(),
+                        args.places.as<ChunkPlace>(),
                         args.chunks.as<ChosenChunk>(),
                         rows * kv_heads,
                         kv_heads,
                         chunks,
-                        context.num_documents(),
-                        context.chunks_per_block,
+                        args.layer,
                         context_->NextCall()};
   const PoolInputs pool = MakePool(args.pool);
   CallMemory memory(*context_, "UnfoldChunks");
   // A slot is unfolded once in a call, and a layer has Hk * C of them.
   auto* work = memory.Array<Work>(std::max<Index>(1, std::min(rows * kv_heads * chunks, kv_heads * chunks)));
-  auto* progress = memory.Array<Progress>(1);
   UNFOLD_TRY(memory.status());
-  UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(3));
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(kNumCounters));
   constexpr Index kBlocksOfList = 16;
-  const Index of_list = std::clamp<Index>(CeilDiv(chunks, kThreads), 1, kBlocksOfList);
+  const auto of_list = static_cast<unsigned>(std::clamp<Index>(CeilDiv(chunks, kThreads), 1, kBlocksOfList));
   const Index blocks = std::max<Index>(1, in.lists * of_list);
-  UNFOLD_TRY(
-      context_->Launch(FindKernel, {blocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work, progress, counters));
+  UNFOLD_TRY(context_->Launch(FindKernel, {blocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work, counters));
   const RotationInputs rotation{args.rope.cos.as<float>(), args.rope.sin.as<float>(), args.rope.cos.dims[0]};
   const auto half = static_cast<int>(args.pool.page_k.dims[2] / 2);
   const auto fill = [&]<typename Kv>(Kv* page_k) {
     return context_->Launch(FillKernel<Kv>, {2 * context_->num_multiprocessors(), kThreads, 0, "UnfoldChunks"}, in,
-                            pool, of_list, work, progress, rotation, half, page_k, args.pool.page_v.as<Kv>());
+                            pool, of_list, work, counters, rotation, half, page_k, args.pool.page_v.as<Kv>());
   };
   return args.pool.page_k.dtype == DType::kBF16 ? fill(args.pool.page_k.as<__nv_bfloat16>())
                                                 : fill(args.pool.page_k.as<float>());

@@ -67,7 +67,6 @@ Status BenchContext::MakeTables(BenchRun& run) {
 // Tables and sinks.
 Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
   RandomTensors& memory = run.memory();
-  const std::int64_t kv_heads = run.shape().kv_heads;
   std::vector<std::int32_t> offset, sink = {0};
   for (std::int64_t j = 0; j < tables_.num_documents; ++j) {
     const std::int64_t begin = j * kBenchDocumentTokens,
@@ -85,25 +84,26 @@ Status BenchContext::MakeShared(BenchRun& run, ContextView& view) const {
     if (n == 0) continue;
     UNFOLD_TRY_ASSIGN(view.gists[n].child, memory.Ints(tables_.levels[n].child));
   }
-  // Slots document by document, head by head. No chunk is ever without a page, so there are no raw rows.
-  std::vector<std::int32_t> position, slot;
-  std::int32_t next = 0;
-  for (const std::int32_t tokens : tables_.chunk_tokens) position.push_back(std::exchange(next, next + tokens));
-  for (const std::int32_t chunk : tables_.levels[0].segment) {
-    slot.push_back(static_cast<std::int32_t>(kv_heads * chunk));
-  }
-  slot.pop_back();
-  UNFOLD_TRY_ASSIGN(view.chunk_tokens, memory.Ints(tables_.chunk_tokens));
-  UNFOLD_TRY_ASSIGN(view.chunk_position, memory.Ints(position));
-  UNFOLD_TRY_ASSIGN(view.segment_slot, memory.Ints(slot));
-  UNFOLD_TRY_ASSIGN(view.segment_raw, memory.Ints(std::vector<std::int32_t>(slot.size(), 0)));
-  view.chunks_per_block = std::max<std::int64_t>(1, tables_.num_chunks());
   return Status::Ok();
 }
 
 // A page for every chunk and head, in no order.
 Status BenchContext::MakePool(BenchRun& run) {
   RandomTensors& memory = run.memory();
+  // Slots document by document, head by head. No chunk is ever without a page, so there are no raw rows.
+  std::vector<ChunkPlace> places(tables_.chunk_tokens.size());
+  const std::vector<std::int32_t>& segment = tables_.levels[0].segment;
+  for (std::size_t j = 0; j + 1 < segment.size(); ++j) {
+    for (std::int32_t chunk = segment[j]; chunk < segment[j + 1]; ++chunk) {
+      ChunkPlace& place = places[chunk];
+      place.slot = run.shape().kv_heads * segment[j] + chunk - segment[j];
+      place.slots_of_layer = run.shape().kv_heads * (segment[j + 1] - segment[j]);
+      place.tokens = tables_.chunk_tokens[chunk];
+      place.document = static_cast<std::int32_t>(j);
+    }
+  }
+  UNFOLD_TRY_ASSIGN(places_, memory.Zeros(DType::kInt8, {tables_.num_chunks(), sizeof(ChunkPlace)}));
+  UNFOLD_TRY(run.backend().Upload(places_, places.data()));
   const std::int64_t pages = std::max<std::int64_t>(1, tables_.num_chunks() * run.shape().kv_heads);
   const std::int64_t page_tokens = run.rules().max_chunk_tokens(), dim = run.shape().head_dim;
   const std::vector<std::int32_t> page_of = Shuffled(pages, run.options().seed);

@@ -39,6 +39,7 @@ class BenchContext {
   // its own; pages are shared, since other gists choose other chunks.
   const std::vector<ContextView>& copies() const { return copies_; }
   const PagePool& pool() const { return pool_; }
+  const Tensor& places() const { return places_; }  // of UnfoldChunksArgs, for layer 0
   std::int64_t end_position() const { return tables_.num_tokens; }
 
  private:
@@ -50,6 +51,7 @@ class BenchContext {
 
   BenchTables tables_;
   PagePool pool_;
+  Tensor places_;
   std::vector<ContextView> copies_;
 };
 

@@ -174,6 +174,7 @@ Status AnswerBench::Decode(std::vector<BenchFigure>& figures) {
     UNFOLD_TRY(AskQuestion());
     UNFOLD_TRY(Answer(what, seconds));
     UNFOLD_TRY(attention_->CommitPass());
+    UNFOLD_TRY(attention_->UpdateReport());
     BenchFigure figure = run_.Figure(what, StepBytes(), std::move(seconds));
     figure.counts.emplace_back("tokens_per_s", 1e3 / figure.median_ms);
     Describe(figure);
@@ -204,6 +205,7 @@ Status AnswerBench::Ttft(std::vector<BenchFigure>& figures) {
       place_seconds.push_back(placed - begin);
     }
     UNFOLD_TRY(attention_->CommitPass());
+    UNFOLD_TRY(attention_->UpdateReport());
     const double stored = static_cast<double>(working_set_->kv_bytes_read());
     BenchFigure figure = run_.Figure(what, weights + stored, std::move(seconds));
     figure.counts.emplace_back("place_ms", run_.Figure(what, 0, std::move(place_seconds)).median_ms);

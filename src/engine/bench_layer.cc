@@ -97,6 +97,11 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
   }
   const auto chunks = context_.tables().num_chunks();
   UNFOLD_TRY_ASSIGN(step.attend.chunks, memory.Zeros(DType::kInt8, {1, shape.kv_heads, chunks, sizeof(ChosenChunk)}));
+  const auto turned =
+      static_cast<std::int64_t>(run_.backend().TurnedQueryBytes(step.q, shape.kv_heads, view.num_documents()));
+  if (turned > 0 && chunks > 0) {
+    UNFOLD_TRY_ASSIGN(step.attend.turned, memory.Zeros(DType::kInt8, {turned}));
+  }
   step.attend.page_k = context_.pool().page_k;
   step.attend.page_v = context_.pool().page_v;
   // Of the level at hand; the finest is the last to be scored.
@@ -118,14 +123,15 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
 
 Status LayerBench::Score(const Step& step, int level) {
   const std::int64_t gists = context_.tables().levels[level].size();
-  return run_.backend().GistScore(
-      {.q = step.q,
-       .positions = position_,
-       .rope = rope_.table(),
-       .context = &step.view,
-       .level = level,
-       .parents = ParentsOf(step, level),
-       .scores = step.scores.Rows(level, level + 1).Reshape({1, run_.shape().heads, gists})});
+  return run_.backend().GistScore({.q = step.q,
+                                   .positions = position_,
+                                   .rope = rope_.table(),
+                                   .context = &step.view,
+                                   .level = level,
+                                   .parents = ParentsOf(step, level),
+                                   .scores = step.scores.Rows(level, level + 1).Reshape({1, run_.shape().heads, gists}),
+                                   .turned = step.attend.turned,
+                                   .is_turned = level + 1 < step.view.num_levels && step.attend.turned.rank != 0});
 }
 
 Status LayerBench::Select(const Step& step, int level) {
@@ -142,7 +148,7 @@ Status LayerBench::Select(const Step& step, int level) {
 }
 
 Status LayerBench::FindPages(const Step& step) {
-  return run_.backend().UnfoldChunks({.context = &step.view,
+  return run_.backend().UnfoldChunks({.places = context_.places(),
                                       .chosen = step.chosen[0],
                                       .rope = rope_.table(),
                                       .pool = context_.pool(),

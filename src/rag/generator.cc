@@ -179,6 +179,7 @@ bool Generator::IsEnd(TokenId token) const {
 
 Result<bool> Generator::End(FinishReason reason, const TextSink& sink) {
   finish_ = reason;
+  UNFOLD_TRY(attention_->UpdateReport());
   (void)Emit(sink, text_.Finish());  // nothing follows, so whether the sink wants more does not matter
   return false;
 }

@@ -7,6 +7,11 @@
 #include <utility>
 
 namespace unfold {
+namespace {
+
+constexpr std::size_t kMostTurnedBytes = std::size_t{256} << 20;  // for more, each operation takes rows in turn
+
+}  // namespace
 
 std::int64_t DefaultTopK(std::int64_t num_tokens, double compression, int group_size, int chunk_size,
                          std::int64_t num_chunks) {
@@ -35,20 +40,27 @@ Status QueryAttention::BeginPass(std::int64_t num_tokens, bool ahead) {
   row_documents_ = {};
   if (tail_tokens_ + num_tokens > tail_.capacity())
     return Status::Internal("the tail of a query is longer than planned");
-  const auto chunks = static_cast<std::int64_t>(report_.chunk_mass.size());
-  if (mass_.rank == 0 && chunks > 0) {
-    UNFOLD_TRY_ASSIGN(mass_, mass_memory_.Get(model_.backend(), DType::kF32, {chunks}));
-    UNFOLD_TRY(model_.backend().Upload(mass_, report_.chunk_mass.data()));
-  }
-  if (chunks > 0) {
-    const ModelConfig& config = model_.config();
-    UNFOLD_TRY_ASSIGN(pass_counts_, chunk_counts_.Get(model_.backend(), DType::kInt32,
-                                                      {config.num_layers, num_tokens, config.kv_heads}));
-  }
+  if (!report_.chunk_mass.empty()) UNFOLD_TRY(PrepareCounts());
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(TailPosition() + tail_tokens_));
   UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
   return Status::Ok();
+}
+
+// Where a pass leaves what it attends.
+Status QueryAttention::PrepareCounts() {
+  Backend& backend = model_.backend();
+  const ModelConfig& config = model_.config();
+  const std::int64_t layers = config.num_layers, kv_heads = config.kv_heads, chunks = context_->num_chunks();
+  UNFOLD_TRY_ASSIGN(pass_counts_, chunk_counts_.Get(backend, DType::kInt32, {layers, pass_tokens_, kv_heads}));
+  if (mass_.rank != 0) return Status::Ok();
+  UNFOLD_TRY_ASSIGN(waiting_counts_, backend.Allocate(static_cast<std::size_t>(kMostWaiting * layers * kv_heads) *
+                                                      sizeof(std::int32_t)));
+  UNFOLD_TRY_ASSIGN(counted_mass_, counted_mass_memory_.Get(backend, DType::kF32, {kv_heads, chunks}));
+  const std::vector<float> zeros(static_cast<std::size_t>(kv_heads * chunks), 0.0F);
+  UNFOLD_TRY(backend.Upload(counted_mass_, zeros.data()));
+  UNFOLD_TRY_ASSIGN(mass_, mass_memory_.Get(backend, DType::kF32, {kv_heads, chunks}));
+  return backend.Copy(counted_mass_, mass_);
 }
 
 Result<bool> QueryAttention::EndPass() {
@@ -60,7 +72,7 @@ Status QueryAttention::BeginAgain() {
   ++passes_repeated_;
   ahead_ = false;
   if (mass_.rank == 0) return Status::Ok();
-  return model_.backend().Upload(mass_, report_.chunk_mass.data());  // as the last CommitPass had it
+  return model_.backend().Copy(counted_mass_, mass_);
 }
 
 Status QueryAttention::BeginLinks(std::int64_t num_links) {
@@ -74,23 +86,53 @@ Status QueryAttention::BeginLinks(std::int64_t num_links) {
   return Status::Ok();
 }
 
+// Nothing here waits for the backend after a pass of one token.
 Status QueryAttention::CommitPass() {
   if (mass_.rank == 0) return Status::Ok();
-  UNFOLD_TRY(model_.backend().Download(report_.chunk_mass.data(), mass_));
-  return CountShares();
+  Backend& backend = model_.backend();
+  UNFOLD_TRY(backend.Copy(mass_, counted_mass_));
+  const std::int64_t count = pass_counts_.size();
+  if (pass_tokens_ > 1) {
+    std::vector<std::int32_t> counts(static_cast<std::size_t>(count));
+    UNFOLD_TRY(backend.Download(counts.data(), pass_counts_));
+    CountShares(counts, pass_tokens_);
+    return Status::Ok();
+  }
+  if (num_waiting_ == kMostWaiting) UNFOLD_TRY(UpdateReport());
+  const Tensor waiting = waiting_counts_.View(DType::kInt32, {kMostWaiting, count});
+  UNFOLD_TRY(backend.Copy(pass_counts_.Reshape({1, count}), waiting.Rows(num_waiting_, num_waiting_ + 1)));
+  ++num_waiting_;
+  return Status::Ok();
 }
 
-// Of the pass's last row, an answer query.
-Status QueryAttention::CountShares() {
+// Of the last row of a pass over `rows`, an answer query: counts [N, rows, Hk].
+void QueryAttention::CountShares(std::span<const std::int32_t> counts, std::int64_t rows) {
   const ModelConfig& config = model_.config();
-  std::vector<std::int32_t> counts(static_cast<std::size_t>(pass_counts_.size()));
-  UNFOLD_TRY(model_.backend().Download(counts.data(), pass_counts_));
   for (int layer = 1; layer < config.num_layers; ++layer) {
-    const std::int32_t* row = counts.data() + ((layer + 1) * pass_tokens_ - 1) * config.kv_heads;
-    for (int head = 0; head < config.kv_heads; ++head) {
-      report_.chosen_share_sum += static_cast<double>(row[head]) / static_cast<double>(context_->num_chunks());
+    const auto row = counts.subspan(((layer + 1) * rows - 1) * config.kv_heads, config.kv_heads);
+    for (const std::int32_t count : row) {
+      report_.chosen_share_sum += static_cast<double>(count) / static_cast<double>(context_->num_chunks());
       ++report_.num_shares;
     }
+  }
+}
+
+Status QueryAttention::UpdateReport() {
+  if (mass_.rank == 0) return Status::Ok();
+  Backend& backend = model_.backend();
+  const std::int64_t kv_heads = model_.config().kv_heads, count = model_.config().num_layers * kv_heads;
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(num_waiting_ * count));
+  UNFOLD_TRY(backend.Download(counts.data(), waiting_counts_.View(DType::kInt32, {num_waiting_, count})));
+  for (std::int64_t pass = 0; pass < num_waiting_; ++pass) {
+    CountShares(std::span(counts).subspan(pass * count, count), 1);
+  }
+  num_waiting_ = 0;
+  std::vector<float> mass(static_cast<std::size_t>(counted_mass_.size()));
+  UNFOLD_TRY(backend.Download(mass.data(), counted_mass_));
+  const std::size_t chunks = report_.chunk_mass.size();
+  for (std::size_t c = 0; c < chunks; ++c) {
+    report_.chunk_mass[c] = 0;
+    for (std::int64_t head = 0; head < kv_heads; ++head) report_.chunk_mass[c] += mass[head * chunks + c];
   }
   return Status::Ok();
 }
@@ -122,7 +164,6 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
       args.page_k = context_->cache().page_k();
       args.page_v = context_->cache().page_v();
       args.chunk_mass = mass_;
-      args.mass_from = pass_tokens_ - 1;
     }
   }
   return model_.backend().SparseAttention(args);
@@ -146,7 +187,9 @@ Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView
                                 .context = &view,
                                 .level = level,
                                 .parents = parents,
-                                .scores = scores}));
+                                .scores = scores,
+                                .turned = args.turned,
+                                .is_turned = level + 1 < view.num_levels && args.turned.rank != 0}));
   return backend.SelectChunks({.scores = scores,
                                .context = &view,
                                .level = level,
@@ -162,11 +205,15 @@ Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView
 Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
   const std::int64_t kv_heads = model_.config().kv_heads;
   args.chosen[0].counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
+  const std::size_t turned = model_.backend().TurnedQueryBytes(q, kv_heads, view.num_documents());
+  if (turned > 0 && turned <= kMostTurnedBytes) {
+    UNFOLD_TRY_ASSIGN(args.turned, turned_.Get(model_.backend(), DType::kInt8, {static_cast<std::int64_t>(turned)}));
+  }
   for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
   UNFOLD_TRY_ASSIGN(args.chunks, chunks_.Get(model_.backend(), DType::kInt8,
                                              {pass_tokens_, kv_heads, context_->num_chunks(), sizeof(ChosenChunk)}));
   if (report_.first_chosen[layer].empty()) UNFOLD_TRY(RecordFirst(layer, args.chosen[0]));
-  return context_->Unfold(layer, view, args.chosen[0], args.chunks, !ahead_);
+  return context_->Unfold(layer, args.chosen[0], args.chunks, !ahead_);
 }
 
 // The last row of the first pass is the first answer query.

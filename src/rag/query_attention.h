@@ -52,6 +52,8 @@ class QueryAttention : public LayerAttention {
   Status BeginLinks(std::int64_t num_links);
   // Counts the last pass into the report: its token became part of the answer. Before the next BeginPass.
   Status CommitPass();
+  // Brings the report up to date with the passes that were counted.
+  Status UpdateReport();
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
 
   const AttentionReport& report() const { return report_; }
@@ -62,7 +64,8 @@ class QueryAttention : public LayerAttention {
   Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   Status RecordFirst(int layer, const ChosenGists& chunks);
-  Status CountShares();
+  Status PrepareCounts();
+  void CountShares(std::span<const std::int32_t> counts, std::int64_t rows);
 
   Transformer& model_;
   const CausalKv& prefix_;
@@ -77,13 +80,19 @@ class QueryAttention : public LayerAttention {
   Tensor row_documents_;  // in a pass over links: how many documents each row sees
   bool ahead_ = false;
   std::uint64_t passes_repeated_ = 0;
-  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, chunks_, chunk_counts_;
+  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, chunks_, chunk_counts_, turned_;
   std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
   Tensor positions_;
   Tensor pass_counts_;  // i32 [N, T, Hk]: chunks chosen in the pass, layer 0's not set
 
   AttentionReport report_;
-  Tensor mass_;  // f32 by chunk: of all passes so far. Not set without chunks
+  // f32 [Hk, C]: of all passes so far, and of those that were counted. Not set without chunks.
+  Tensor mass_, counted_mass_;
+  ScratchBuffer counted_mass_memory_;
+  // Counted passes of one token whose numbers of chunks are not in the report yet: i32 [so many, N, Hk].
+  static constexpr std::int64_t kMostWaiting = 256;
+  Buffer waiting_counts_;
+  std::int64_t num_waiting_ = 0;
 };
 
 // Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode` as in PassOptions.

@@ -37,6 +37,8 @@ Tensor WorkingSet::GistView(const Buffer& buffer, std::size_t level) const {
                      {model_.config().kv_heads, levels_[level].segment.back(), model_.config().head_dim});
 }
 
+Tensor WorkingSet::PlacesView() const { return device_places_.View(DType::kInt8, {num_chunks(), sizeof(ChunkPlace)}); }
+
 std::int64_t WorkingSet::num_gists() const {
   std::int64_t gists = 0;
   for (const Level& level : levels_) gists += level.segment.back();
@@ -59,13 +61,6 @@ ContextView WorkingSet::View(int layer) const {
     view.gists[n].k = GistView(kv.gist_k[n], n);
     view.gists[n].v = GistView(kv.gist_v[n], n);
   }
-  view.chunk_tokens = device_tokens_.View(DType::kInt32, {num_chunks()});
-  view.chunk_position = device_position_.View(DType::kInt32, {num_chunks()});
-  const std::int64_t layers = model_.config().num_layers;
-  const Tensor places = device_places_.View(DType::kInt32, {2 * layers, documents});
-  view.segment_slot = places.Rows(layer, layer + 1).Reshape({documents});
-  view.segment_raw = places.Rows(layers + layer, layers + layer + 1).Reshape({documents});
-  view.chunks_per_block = kChunksPerRawBlock;
   return view;
 }
 
@@ -79,9 +74,8 @@ Status WorkingSet::UploadTables() {
   };
   UNFOLD_TRY(upload(segment_offset_, device_offset_));
   UNFOLD_TRY(upload(segment_sink_, device_sink_));
-  UNFOLD_TRY(upload(chunk_tokens_, device_tokens_));
-  UNFOLD_TRY(upload(chunk_position_, device_position_));
-  UNFOLD_TRY(upload(places_, device_places_));
+  UNFOLD_TRY_ASSIGN(device_places_, model_.backend().Allocate(places_.size() * sizeof(ChunkPlace)));
+  UNFOLD_TRY(model_.backend().Upload(PlacesView(), places_.data()));
   for (Level& level : levels_) {
     UNFOLD_TRY(upload(level.segment, level.device_segment));
     UNFOLD_TRY(upload(level.child, level.device_child));
@@ -91,10 +85,15 @@ Status WorkingSet::UploadTables() {
 
 void WorkingSet::AddChunks(const PlacedPart& part) {
   auto position = static_cast<std::int32_t>(part.table.num_sinks);
-  for (const std::int32_t length : part.table.chunk_tokens) {
-    chunk_tokens_.push_back(length);
-    chunk_position_.push_back(position);
-    position += length;
+  std::int32_t block_begin = position;
+  for (std::size_t chunk = 0; chunk < part.table.chunk_tokens.size(); ++chunk) {
+    if (chunk % kChunksPerRawBlock == 0) block_begin = position;
+    ChunkPlace& place = places_.emplace_back();
+    place.first_row = position - block_begin;
+    place.tokens = part.table.chunk_tokens[chunk];
+    place.position = position;
+    place.document = static_cast<std::int32_t>(parts_.size());
+    position += place.tokens;
     // A gist shares the position of the last raw token before it.
     levels_[0].position.push_back(std::max(0, position - 1));
   }
@@ -169,17 +168,16 @@ Status WorkingSet::AllocateLayers() {
 }
 
 Status WorkingSet::HoldParts() {
-  const std::int64_t layers = model_.config().num_layers, count = static_cast<std::int64_t>(parts_.size());
-  places_.assign(static_cast<std::size_t>(2 * layers * count), 0);
-  for (std::int64_t j = 0; j < count; ++j) {
-    PlacedPart& part = parts_[j];
+  for (PlacedPart& part : parts_) {
     if (part.num_chunks() == 0) continue;
     const PartKey key{part.ref.source, part.ref.id.value, part.ref.part};
     UNFOLD_TRY_ASSIGN(part.place, cache_.Hold(key, part.num_chunks()));
-    for (std::int64_t layer = 0; layer < layers; ++layer) {
-      const auto at = static_cast<std::int32_t>(layer);
-      places_[layer * count + j] = part.place->first_slot + at * part.place->slots_of_layer;
-      places_[(layers + layer) * count + j] = part.place->first_block + at * part.place->blocks_of_layer;
+    for (std::int32_t i = 0; i < part.num_chunks(); ++i) {
+      ChunkPlace& chunk = places_[part.first_chunk + i];
+      chunk.slot = part.place->first_slot + i;
+      chunk.slots_of_layer = part.place->slots_of_layer;
+      chunk.block = part.place->first_block + i / static_cast<std::int32_t>(kChunksPerRawBlock);
+      chunk.blocks_of_layer = part.place->blocks_of_layer;
     }
   }
   return Status::Ok();
@@ -316,10 +314,9 @@ std::uint64_t WorkingSet::RawBlockBytes() const {
          config.head_dim * sizeof(float);
 }
 
-Status WorkingSet::Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& chunks,
-                          bool wait) {
+Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks, bool wait) {
   for (std::uint64_t unfolded = 0;;) {
-    UnfoldChunksArgs args{&view, chosen, model_.rope(), {}, chunks};
+    UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks};
     UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
     if (!wait) return Status::Ok();

@@ -57,13 +57,13 @@ class WorkingSet {
   const std::vector<PlacedPart>& parts() const { return parts_; }
   std::int64_t num_tokens() const { return num_tokens_; }  // raw
   std::int64_t num_gists() const;                          // all levels
-  std::int64_t num_chunks() const { return static_cast<std::int64_t>(chunk_tokens_.size()); }
+  std::int64_t num_chunks() const { return static_cast<std::int64_t>(places_.size()); }
   std::int32_t end_position() const { return end_position_; }
 
-  // Unfolds the chosen chunks of `view`, that of `layer`; fills `chunks` as UnfoldChunks does. With `wait` it reads
+  // Unfolds the chosen chunks at `layer`; fills `chunks` as UnfoldChunks does. With `wait` it reads
   // what is not in memory and leaves nothing out; without, the backend may still be at it on return, and what was left
   // out shows in EndPass.
-  Status Unfold(int layer, const ContextView& view, const ChosenGists& chosen, const Tensor& chunks, bool wait);
+  Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks, bool wait);
   // After all layers of a pass: takes its counts. Whether no chosen chunk was left out.
   Result<bool> EndPass();
   ContextView View(int layer) const;
@@ -105,6 +105,7 @@ class WorkingSet {
   Status ReadMissing(int layer, std::vector<std::int32_t> blocks);
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
+  Tensor PlacesView() const;
   Tensor SinkView(const Buffer& buffer) const;
   Tensor GistView(const Buffer& buffer, std::size_t level) const;
 
@@ -112,11 +113,9 @@ class WorkingSet {
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
   std::vector<std::int32_t> segment_offset_, segment_sink_;
-  Buffer device_offset_, device_sink_, device_tokens_, device_position_, device_places_;
+  Buffer device_offset_, device_sink_, device_places_;
   std::vector<Level> levels_;
-  std::vector<std::int32_t> chunk_tokens_;
-  std::vector<std::int32_t> chunk_position_;  // of each chunk's first raw token, inside its document
-  std::vector<std::int32_t> places_;          // [2, N, m]: first slot, first block of each part at each layer
+  std::vector<ChunkPlace> places_;  // by chunk
   std::vector<LayerKv> layers_;
   std::int64_t num_tokens_ = 0;
   std::int32_t end_position_ = 0;

@@ -49,7 +49,7 @@ std::vector<std::string> RunAllOps(Backend& backend) {
           {.scores = scores, .kv_heads = 4, .top_k = 0, .top_p = 0.5F, .scale = 0.125F, .chosen = {chosen, counts}}),
       counts);
   const Guarded attended = c.Out();
-  const std::vector<float> mass(60, 0.0F);
+  const std::vector<float> mass(4 * 60, 0.0F);
   keep_tensor(backend.SparseAttention(c.Args(attended, TensorOf(mass))), attended);
   keep(Status::Ok(), mass.data(), mass.size() * sizeof(float));
   SparseAttentionArgs collapsed = c.Args(attended);

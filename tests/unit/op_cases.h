@@ -152,7 +152,6 @@ struct ContextCase {
     view.sink_k = sink_k;
     view.sink_v = sink_v;
     view.num_levels = static_cast<int>(levels.size());
-    view.chunk_tokens = TensorOf(tokens);
     for (std::size_t n = 0; n < levels.size(); ++n) view.gists[n] = levels[n].view();
     return view;
   }
@@ -269,7 +268,7 @@ struct SparseCase {
     args.tail_k = tail_k;
     args.tail_v = tail_v;
     args.tail_position = context.next_position;
-    args.chunk_mass = mass;
+    args.chunk_mass = mass.rank == 0 ? mass : mass.Reshape({shape.kv_heads, context.chunks()});
     args.out = out;
     return args;
   }

@@ -203,7 +203,7 @@ TEST_P(OpErrors, ScoreAndSelect) {
 TEST_P(OpErrors, SparseAttention) {
   SparseCase c(random_, {2, 2, 8}, 2, 2, 3, {3, 2}, {1, 1});
   const Guarded out = c.Out();
-  const std::vector<float> mass(5);
+  const std::vector<float> mass(2 * 5);
   for (std::int64_t list = 0; list < 4; ++list) {
     c.chosen[0].counts.i32()[list] = 2;
     c.chosen[0].gists.i32()[list * 5] = 1;
@@ -251,9 +251,9 @@ TEST_P(OpErrors, SparseAttention) {
   bad_choice("chunks.page[5] is 14", c.chunks[5].page, 14);
   bad_choice("chunks.tokens[6] is 6", c.chunks[6].tokens, 6);
   bad_choice("chunks.document[6] is 2", c.chunks[6].document, 2);
-  bad_choice("chosen[6] is 5", c.chosen[0].gists.i32()[6], 5);
-  bad_choice("chosen[5] is -1", c.chosen[0].gists.i32()[5], -1);
-  bad_choice("chosen[6] is 1, expected ascending", c.chosen[0].gists.i32()[6], 1);
+  bad_choice("chunks[6] is 5", c.chunks[6].chunk, 5);
+  bad_choice("chunks[5] is -1", c.chunks[5].chunk, -1);
+  bad_choice("chunks[6] is 1, expected ascending", c.chunks[6].chunk, 1);
   bad_choice("chosen.counts[3] is 6", c.chosen[0].counts.i32()[3], 6);
   bad_choice("chosen.counts[3] is -1", c.chosen[0].counts.i32()[3], -1);
   bad_choice("positions[1] is 700", c.positions.i32()[1], 700);

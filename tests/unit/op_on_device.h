@@ -91,6 +91,9 @@ class OnDevice final : public Backend {
   std::string_view name() const override { return device_->name(); }
   DType WorkingType(DType compute) const override { return device_->WorkingType(compute); }
   std::int64_t FeedForwardRows() const override { return device_->FeedForwardRows(); }
+  std::size_t TurnedQueryBytes(const Tensor& q, std::int64_t kv_heads, std::int64_t documents) const override {
+    return device_->TurnedQueryBytes(q, kv_heads, documents);
+  }
   Result<Buffer> Allocate(std::size_t bytes) override { return device_->Allocate(bytes); }
   Status Upload(const Tensor& device, const void* host) override { return device_->Upload(device, host); }
   Status Download(void* host, const Tensor& device) override { return device_->Download(host, device); }
@@ -101,6 +104,13 @@ class OnDevice final : public Backend {
  private:
   Status DoStartDownload(void* host, const Tensor& device, DType type) override {
     return device_->StartDownload(host, device, type);
+  }
+  Status DoCopy(const Tensor& from, const Tensor& to) override {
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    const Tensor device_from = mirror(from), device_to = mirror(to);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(device_->Copy(device_from, device_to));
+    return mirror.BringBack();
   }
   // Calls the device's operation with `args`, whose tensors `mirror` has replaced.
   template <typename Args, typename Replace>
@@ -115,10 +125,7 @@ class OnDevice final : public Backend {
   static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
   static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
   static void Replace(Mirrors& mirror, ContextView& context) {
-    for (Tensor* tensor : {&context.segment_offset, &context.segment_sink, &context.chunk_tokens,
-                           &context.chunk_position, &context.segment_slot, &context.segment_raw}) {
-      *tensor = mirror(*tensor);
-    }
+    for (Tensor* tensor : {&context.segment_offset, &context.segment_sink}) *tensor = mirror(*tensor);
     for (Tensor* tensor : {&context.sink_k, &context.sink_v}) *tensor = mirror.Kv(*tensor);
     for (GistLevel& level : context.gists) {
       for (Tensor* tensor : {&level.segment, &level.child}) *tensor = mirror(*tensor);
@@ -178,6 +185,7 @@ class OnDevice final : public Backend {
       Replace(mirror, a.parents);
       a.context = &context;
       a.q = mirror(a.q), a.positions = mirror(a.positions), a.scores = mirror(a.scores);
+      a.turned = mirror.Structs(a.turned);
     });
   }
   Status DoSelectChunks(const SelectChunksArgs& args) override {
@@ -200,7 +208,7 @@ class OnDevice final : public Backend {
       for (Tensor* tensor : {&a.q, &a.positions, &a.row_documents, &a.chunk_mass, &a.out}) {
         *tensor = mirror(*tensor);
       }
-      a.chunks = mirror.Structs(a.chunks);
+      for (Tensor* tensor : {&a.chunks, &a.turned}) *tensor = mirror.Structs(*tensor);
       for (Tensor* tensor : {&a.prefix_k, &a.prefix_v, &a.page_k, &a.page_v, &a.tail_k, &a.tail_v}) {
         *tensor = mirror.Kv(*tensor);
       }
@@ -208,18 +216,15 @@ class OnDevice final : public Backend {
   }
   // Raw rows stay where they are: the caller has them from AllocateHost.
   Status DoUnfoldChunks(const UnfoldChunksArgs& args) override {
-    ContextView context = *args.context;
-    return Call(&Backend::UnfoldChunks, args, [&context](UnfoldChunksArgs& a, Mirrors& mirror) {
-      Replace(mirror, context);
+    return Call(&Backend::UnfoldChunks, args, [](UnfoldChunksArgs& a, Mirrors& mirror) {
       Replace(mirror, a.rope);
       Replace(mirror, a.chosen);
-      a.context = &context;
       PagePool& pool = a.pool;
       for (Tensor* tensor : {&pool.page_slot, &pool.page_call, &pool.slot_page, &pool.missing}) {
         *tensor = mirror(*tensor);
       }
       for (Tensor* tensor : {&pool.page_k, &pool.page_v}) *tensor = mirror.Kv(*tensor);
-      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks}) *tensor = mirror.Structs(*tensor);
+      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks, &a.places}) *tensor = mirror.Structs(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {

@@ -2,62 +2,71 @@
 // UnfoldChunks against `ref`: what lies in pages, what is counted, and which pages are taken for others.
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <utility>
 
+#include "op_cases.h"
 #include "op_testing.h"
 
 namespace unfold {
 namespace {
 
-// Documents in memory as they are stored, and a pool of `num_pages`. Slots and blocks begin behind a few that are
-// nobody's.
+// Documents in memory as they are stored, at layer 1 of 2, and a pool of `num_pages`. Slots and blocks begin behind a
+// few that are nobody's.
 class Pages {
  public:
   static constexpr std::int64_t kPageTokens = 5, kPerBlock = 4;
-  static constexpr std::int32_t kFirstSlot = 3, kFirstBlock = 2;
+  static constexpr int kLayer = 1, kLayers = 2;
 
   Pages(Random& random, Backend& backend, std::vector<std::int32_t> chunks, std::int64_t kv_heads, std::int64_t dim,
         std::int64_t num_pages, DType kv = DType::kF32, DType stored = DType::kBF16)
       : kv_heads_(kv_heads),
         dim_(dim),
         stored_(stored),
+        chunks_of_(std::move(chunks)),
         rope_(1600, dim),
         page_k_(kv, {num_pages, kPageTokens, dim}),
         page_v_(kv, {num_pages, kPageTokens, dim}),
         page_slot_(DType::kInt32, {num_pages}),
         page_call_(static_cast<std::size_t>(num_pages), 0),
-        slot_page_(DType::kInt32, {kFirstSlot + 2 * kv_heads * Total(chunks)}) {
-    offset_.assign(chunks.size(), 0);
-    std::int32_t slot = kFirstSlot;
-    for (const std::int32_t count : chunks) {
-      segment_slot_.push_back(slot);
-      segment_raw_.push_back(static_cast<std::int32_t>(kFirstBlock + blocks_.size()));
-      AddDocument(random, backend, count);
-      segment_.push_back(segment_.back() + count);
-      slot += static_cast<std::int32_t>(kv_heads) * count;
+        slot_page_(DType::kInt32, {3 + kLayers * kv_heads * Total(chunks_of_)}) {
+    raw_.resize(2);
+    std::int32_t slot = 3;
+    for (std::size_t j = 0; j < chunks_of_.size(); ++j) {
+      AddDocument(random, backend, static_cast<std::int32_t>(j), slot);
+      slot += static_cast<std::int32_t>(kLayers * kv_heads) * chunks_of_[j];
     }
-    raw_.resize(kFirstBlock + blocks_.size());
-    for (std::size_t b = 0; b < blocks_.size(); ++b) raw_[kFirstBlock + b] = blocks_[b].rows;
   }
 
-  std::int64_t chunks() const { return segment_.back(); }
+  std::int64_t chunks() const { return static_cast<std::int64_t>(places_.size()); }
   std::int64_t kv_heads() const { return kv_heads_; }
-  std::int64_t num_blocks() const { return static_cast<std::int64_t>(blocks_.size()); }
   const PageCounts& counts() const { return counts_; }
   const std::vector<std::int32_t>& missing() const { return missing_; }
   void MissingHolds(std::size_t count) { missing_.assign(count, -1); }
+  const ChunkPlace& PlaceOf(std::int64_t chunk) const { return places_[chunk]; }
 
-  void Forget(std::int64_t block) { raw_[kFirstBlock + block].k = nullptr; }
-  void Bring(std::int64_t block) { raw_[kFirstBlock + block] = blocks_[block].rows; }
-  void Shorten(std::int64_t block) { --raw_[kFirstBlock + block].num_rows; }
-  std::int64_t BlockOf(std::int64_t chunk) const {
-    const std::int64_t document = DocumentOf(chunk);
-    return segment_raw_[document] - kFirstBlock + (chunk - segment_[document]) / kPerBlock;
+  // Blocks by their places in the pool's table.
+  std::int32_t BlockOf(std::int64_t chunk) const {
+    return places_[chunk].block + kLayer * places_[chunk].blocks_of_layer;
   }
+  void Forget(std::int32_t block) { raw_[block].k = nullptr; }
+  void Bring(std::int32_t block) { raw_[block] = blocks_.at(block).rows; }
+  void Shorten(std::int32_t block) { --raw_[block].num_rows; }
 
-  // As another working set has it: every document elsewhere.
-  void PlaceElsewhere() { offset_.assign(offset_.size(), 17); }
+  // As another working set has it, in which document 0 stands behind the others: its chunks have other numbers.
+  void PlaceElsewhere() {
+    std::rotate(places_.begin(), places_.begin() + chunks_of_[0], places_.end());
+    const auto documents = static_cast<std::int32_t>(chunks_of_.size());
+    for (ChunkPlace& place : places_) place.document = (place.document + documents - 1) % documents;
+  }
+  std::vector<std::int32_t> Elsewhere(std::vector<std::int32_t> list) const {
+    for (std::int32_t& chunk : list) {
+      chunk = static_cast<std::int32_t>((chunk - chunks_of_[0] + chunks()) % chunks());
+    }
+    std::sort(list.begin(), list.end());
+    return list;
+  }
 
   // lists[row * Hk + head], ascending.
   using Lists = std::vector<std::vector<std::int32_t>>;
@@ -69,16 +78,9 @@ class Pages {
       std::copy(lists[list].begin(), lists[list].end(), chosen.i32() + static_cast<std::int64_t>(list) * chunks());
       list_counts.i32()[list] = static_cast<std::int32_t>(lists[list].size());
     }
-    ContextView view;
-    view.segment_offset = TensorOf(offset_);
-    view.gists[0].segment = TensorOf(segment_);
-    view.chunk_tokens = TensorOf(tokens_);
-    view.chunk_position = TensorOf(position_);
-    view.segment_slot = TensorOf(segment_slot_);
-    view.segment_raw = TensorOf(segment_raw_);
-    view.chunks_per_block = kPerBlock;
     UnfoldChunksArgs args;
-    args.context = &view;
+    args.places = Tensor(places_.data(), DType::kInt8, {chunks(), sizeof(ChunkPlace)});
+    args.layer = kLayer;
     args.chosen = {chosen, list_counts};
     args.rope = rope_.table();
     args.pool = Pool();
@@ -109,12 +111,12 @@ class Pages {
     if (slot_page_.i32()[SlotOf(chunk, head)] != page || page_slot_.i32()[page] != SlotOf(chunk, head)) {
       return ::testing::AssertionFailure() << "chunk " << chunk << " and page " << page << " do not know each other";
     }
-    const std::int64_t tokens = tokens_[chunk];
+    const ChunkPlace& place = places_[chunk];
+    const std::int64_t tokens = place.tokens, row = place.first_row;
     const Guarded k(DType::kF32, {kv_heads_, kPageTokens, dim_}), v(DType::kF32, {kv_heads_, kPageTokens, dim_});
-    const RawRows& raw = blocks_[BlockOf(chunk)].rows;
-    std::vector<std::int32_t> positions;
-    for (std::int64_t i = 0; i < tokens; ++i) positions.push_back(position_[chunk] + static_cast<std::int32_t>(i));
-    const std::int64_t row = position_[chunk] - position_[FirstOfBlock(chunk)];
+    const RawRows& raw = blocks_.at(BlockOf(chunk)).rows;
+    std::vector<std::int32_t> positions(static_cast<std::size_t>(tokens));
+    std::iota(positions.begin(), positions.end(), place.position);
     const auto rows = [&](const void* from) {
       return Tensor(const_cast<void*>(from), stored_, {raw.num_rows, kv_heads_, dim_}).Rows(row, row + tokens);
     };
@@ -140,10 +142,6 @@ class Pages {
     }
     return ::testing::AssertionSuccess();
   }
-  std::int64_t TokensOf(std::int64_t chunk) const { return tokens_[chunk]; }
-  std::int64_t DocumentOf(std::int64_t chunk) const {
-    return std::upper_bound(segment_.begin() + 1, segment_.end(), chunk) - segment_.begin() - 1;
-  }
 
  private:
   static constexpr float kMagnitude = 2;
@@ -157,13 +155,9 @@ class Pages {
     for (const std::int32_t count : counts) total += count;
     return total;
   }
-  std::int64_t FirstOfBlock(std::int64_t chunk) const {
-    const std::int64_t first = segment_[DocumentOf(chunk)];
-    return first + (chunk - first) / kPerBlock * kPerBlock;
-  }
   std::int64_t SlotOf(std::int64_t chunk, std::int64_t head) const {
-    const std::int64_t document = DocumentOf(chunk), first = segment_[document];
-    return segment_slot_[document] + head * (segment_[document + 1] - first) + chunk - first;
+    const ChunkPlace& place = places_[chunk];
+    return place.slot + kLayer * place.slots_of_layer + head * (place.slots_of_layer / kv_heads_);
   }
 
   PagePool Pool() {
@@ -177,17 +171,28 @@ class Pages {
     return pool;
   }
 
-  void AddDocument(Random& random, Backend& backend, std::int32_t chunks) {
-    std::int32_t position = 3;
-    for (std::int32_t first = 0; first < chunks; first += kPerBlock) {
-      std::int32_t rows = 0;
-      for (std::int32_t chunk = first; chunk < std::min<std::int32_t>(chunks, first + kPerBlock); ++chunk) {
-        tokens_.push_back(static_cast<std::int32_t>(random.Below(kPageTokens + 1)));
-        position_.push_back(position);
-        position += tokens_.back();
-        rows += tokens_.back();
-      }
-      blocks_.push_back(MakeBlock(random, backend, rows));
+  void AddDocument(Random& random, Backend& backend, std::int32_t document, std::int32_t slot) {
+    const std::int32_t chunks = chunks_of_[document], blocks = (chunks + kPerBlock - 1) / kPerBlock,
+                       first_block = static_cast<std::int32_t>(raw_.size());
+    raw_.resize(raw_.size() + static_cast<std::size_t>(kLayers * blocks));
+    std::int32_t position = 3, rows = 0;
+    for (std::int32_t i = 0; i < chunks; ++i) {
+      if (i % kPerBlock == 0) rows = 0;
+      ChunkPlace& place = places_.emplace_back();
+      place.slot = slot + i;
+      place.slots_of_layer = static_cast<std::int32_t>(kv_heads_) * chunks;
+      place.block = first_block + i / static_cast<std::int32_t>(kPerBlock);
+      place.blocks_of_layer = blocks;
+      place.first_row = rows;
+      place.tokens = static_cast<std::int32_t>(random.Below(kPageTokens + 1));
+      place.position = position;
+      place.document = document;
+      position += place.tokens;
+      rows += place.tokens;
+      if (i % kPerBlock + 1 < kPerBlock && i + 1 < chunks) continue;
+      const std::int32_t block = place.block + kLayer * blocks;
+      blocks_.emplace(block, MakeBlock(random, backend, rows));
+      raw_[block] = blocks_.at(block).rows;
     }
   }
 
@@ -210,9 +215,10 @@ class Pages {
 
   std::int64_t kv_heads_, dim_;
   DType stored_;
+  std::vector<std::int32_t> chunks_of_;  // by document
   RopeFixture rope_;
-  std::vector<std::int32_t> segment_ = {0}, tokens_, position_, segment_slot_, segment_raw_, offset_;
-  std::vector<Block> blocks_;
+  std::vector<ChunkPlace> places_;
+  std::map<std::int32_t, Block> blocks_;
   std::vector<RawRows> raw_;
   Guarded page_k_, page_v_, page_slot_;
   std::vector<std::uint32_t> page_call_;
@@ -246,8 +252,8 @@ std::set<std::pair<std::int64_t, std::int64_t>> Distinct(const Pages::Lists& lis
     for (std::size_t i = 0; i < lists[list].size(); ++i) {
       const auto head = static_cast<std::int64_t>(list) % pages.kv_heads();
       const ChosenChunk& entry = pages.Entry(list, i);
-      if (entry.chunk != lists[list][i] || entry.tokens != pages.TokensOf(entry.chunk) ||
-          entry.document != pages.DocumentOf(entry.chunk)) {
+      const ChunkPlace& place = pages.PlaceOf(lists[list][i]);
+      if (entry.chunk != lists[list][i] || entry.tokens != place.tokens || entry.document != place.document) {
         return ::testing::AssertionFailure() << "entry " << i << " of list " << list;
       }
       const ::testing::AssertionResult holds = pages.Holds(pages.PageOf(list, i), lists[list][i], head);
@@ -269,7 +275,7 @@ TEST_P(OpSuite, UnfoldChunksUnfoldsEachOnceAndFindsItAgain) {
       EXPECT_TRUE(AllHold(pages, lists));
       EXPECT_EQ(pages.Resident(), distinct);
       std::uint64_t rows = 0;
-      for (const auto& [chunk, head] : distinct) rows += pages.TokensOf(chunk);
+      for (const auto& [chunk, head] : distinct) rows += pages.PlaceOf(chunk).tokens;
       const PageCounts first = pages.counts();
       EXPECT_EQ(first.pages_hit, 0U);
       EXPECT_EQ(first.pages_unfolded, distinct.size());
@@ -277,8 +283,10 @@ TEST_P(OpSuite, UnfoldChunksUnfoldsEachOnceAndFindsItAgain) {
       EXPECT_EQ(first.left_out, 0U);
       EXPECT_EQ(first.num_missing, 0);
       pages.PlaceElsewhere();  // a page is valid wherever its document stands
-      ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
-      EXPECT_TRUE(AllHold(pages, lists));
+      Pages::Lists elsewhere;
+      for (const auto& list : lists) elsewhere.push_back(pages.Elsewhere(list));
+      ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, elsewhere)));
+      EXPECT_TRUE(AllHold(pages, elsewhere));
       EXPECT_EQ(pages.counts().pages_hit, distinct.size());
       EXPECT_EQ(pages.counts().pages_unfolded, distinct.size());
       EXPECT_EQ(pages.counts().raw_bytes, first.raw_bytes);
@@ -290,14 +298,14 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   Random random(42);
   Pages pages(random, *backend_, {30, 11}, 2, 64, 100);
   const Pages::Lists lists = RandomLists(random, pages, 2, 2);
-  std::set<std::int64_t> wanted;
+  const std::set<std::int32_t> forgotten = {pages.BlockOf(0), pages.BlockOf(12), pages.BlockOf(38)};
+  std::set<std::int32_t> wanted;
   std::uint64_t entries = 0;
-  for (const std::int64_t block : {0, 3, 9}) pages.Forget(block);
+  for (const std::int32_t block : forgotten) pages.Forget(block);
   for (const auto& list : lists) {
     for (const std::int32_t chunk : list) {
-      const std::int64_t block = pages.BlockOf(chunk);
-      if (block != 0 && block != 3 && block != 9) continue;
-      wanted.insert(block + Pages::kFirstBlock);
+      if (!forgotten.contains(pages.BlockOf(chunk))) continue;
+      wanted.insert(pages.BlockOf(chunk));
       ++entries;
     }
   }
@@ -305,11 +313,10 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
   EXPECT_EQ(pages.counts().num_missing, 3);
   EXPECT_EQ(pages.counts().left_out, entries);
-  EXPECT_EQ(std::set<std::int64_t>(pages.missing().begin(), pages.missing().begin() + 3), wanted);
+  EXPECT_EQ(std::set<std::int32_t>(pages.missing().begin(), pages.missing().begin() + 3), wanted);
   for (std::size_t list = 0; list < lists.size(); ++list) {
     for (std::size_t i = 0; i < lists[list].size(); ++i) {
-      const bool missing = wanted.contains(pages.BlockOf(lists[list][i]) + Pages::kFirstBlock);
-      if (missing) {
+      if (wanted.contains(pages.BlockOf(lists[list][i]))) {
         EXPECT_EQ(pages.PageOf(list, i), -1);
       } else {
         EXPECT_TRUE(pages.Holds(pages.PageOf(list, i), lists[list][i], static_cast<std::int64_t>(list) % 2));
@@ -320,7 +327,7 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
   EXPECT_EQ(pages.counts().num_missing, 3);
   EXPECT_TRUE(wanted.contains(pages.missing()[0]));
-  for (const std::int64_t block : {0, 3, 9}) pages.Bring(block);
+  for (const std::int32_t block : forgotten) pages.Bring(block);
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
   EXPECT_EQ(pages.counts().num_missing, 0);
   EXPECT_TRUE(AllHold(pages, lists));
@@ -382,13 +389,49 @@ TEST_P(OpSuite, UnfoldChunksOfManyCallsOnASmallPool) {
   }
 }
 
+// What a backend keeps of queries between the operations of a step changes no bit of theirs.
+TEST_P(OpSuite, TurnedQueriesGiveTheSameBits) {
+  Random random(47);
+  for (const DType kv : KvTypes(*backend_)) {
+    for (const HeadShape& heads : {HeadShape{2, 7, 128}, HeadShape{1, 16, 64}, HeadShape{1, 2, 80}}) {
+      SparseCase c(random, heads, 2, 3, 4, {30, 0, 21}, {3, 1, 2}, 1, 2, kv);
+      const auto bytes = static_cast<std::int64_t>(backend_->TurnedQueryBytes(c.q, heads.kv_heads, 3));
+      std::vector<ChosenChunk> memory(static_cast<std::size_t>(bytes) / sizeof(ChosenChunk) + 1);  // for its alignment
+      const auto run = [&](const Tensor& turned, const Guarded& top, const Guarded& low, const Guarded& out) {
+        GistScoreArgs score{.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .level = 1};
+        score.scores = top;
+        score.turned = turned;
+        ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
+        score.level = 0;
+        score.parents = c.chosen[1];
+        score.scores = low;
+        score.is_turned = turned.rank != 0;
+        ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
+        SparseAttentionArgs attend = c.Args(out);
+        attend.turned = turned;
+        ASSERT_TRUE(Succeeds(backend_->SparseAttention(attend)));
+      };
+      const auto scores = [&](int level) {
+        return Guarded(DType::kF32, {2, heads.heads(), c.context.levels[level].gists()});
+      };
+      const Guarded top = scores(1), low = scores(0), out = c.Out(), want_top = scores(1), want_low = scores(0),
+                    want = c.Out();
+      run(Tensor(memory.data(), DType::kInt8, {bytes}), top, low, out);
+      run({}, want_top, want_low, want);
+      EXPECT_TRUE(SameBits(top, want_top));
+      EXPECT_TRUE(SameBits(low, want_low));
+      EXPECT_TRUE(SameBits(out, want));
+    }
+  }
+}
+
 TEST_P(OpSuite, UnfoldChunksRefusesWhatContradictsItself) {
   Random random(46);
   Pages pages(random, *backend_, {9}, 1, 64, 8);
-  pages.Shorten(2);
+  pages.Shorten(pages.BlockOf(8));
   const auto refused = [&](const Pages::Lists& lists) { return pages.Unfold(*backend_, lists).ToString(); };
   EXPECT_NE(refused({{9}}).find("UnfoldChunks: chosen[0] is 9"), std::string::npos);
-  EXPECT_NE(refused({{1, 8}}).find("UnfoldChunks: a chunk's rows"), std::string::npos);
+  EXPECT_NE(refused({{1, 8}}).find("UnfoldChunks: places, a chunk's rows"), std::string::npos);
   EXPECT_TRUE(Succeeds(pages.Unfold(*backend_, {{1, 2}})));
 }
 
