@@ -398,9 +398,13 @@ TEST_P(OpSuite, TurnedQueriesGiveTheSameBits) {
       const auto bytes = static_cast<std::int64_t>(backend_->TurnedQueryBytes(c.q, heads.kv_heads, 3));
       std::vector<ChosenChunk> memory(static_cast<std::size_t>(bytes) / sizeof(ChosenChunk) + 1);  // for its alignment
       const auto run = [&](const Tensor& turned, const Guarded& top, const Guarded& low, const Guarded& out) {
-        GistScoreArgs score{.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .level = 1};
-        score.scores = top;
-        score.turned = turned;
+        GistScoreArgs score{.q = c.q,
+                            .positions = c.positions,
+                            .rope = c.rope.table(),
+                            .context = &c.view,
+                            .level = 1,
+                            .scores = top,
+                            .turned = turned};
         ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
         score.level = 0;
         score.parents = c.chosen[1];
