@@ -15,6 +15,8 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr std::int32_t kBeingUnfolded = -2;  // in slot_page, inside a call
 constexpr int kPagesOfThread = 4;            // looked at at once
+// Of the second launch: their warps have as many bytes on their way as the bus brings in the time that one takes.
+constexpr int kFillBlocks = 48;
 
 struct PoolInputs {
   std::int32_t* page_slot;
@@ -393,8 +395,8 @@ Status CudaBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
   const RotationInputs rotation{args.rope.cos.as<float>(), args.rope.sin.as<float>(), args.rope.cos.dims[0]};
   const auto half = static_cast<int>(args.pool.page_k.dims[2] / 2);
   const auto fill = [&]<typename Kv>(Kv* page_k) {
-    return context_->Launch(FillKernel<Kv>, {2 * context_->num_multiprocessors(), kThreads, 0, "UnfoldChunks"}, in,
-                            pool, of_list, work, counters, rotation, half, page_k, args.pool.page_v.as<Kv>());
+    return context_->Launch(FillKernel<Kv>, {kFillBlocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work,
+                            counters, rotation, half, page_k, args.pool.page_v.as<Kv>());
   };
   return args.pool.page_k.dtype == DType::kBF16 ? fill(args.pool.page_k.as<__nv_bfloat16>())
                                                 : fill(args.pool.page_k.as<float>());
