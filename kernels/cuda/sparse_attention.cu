@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SparseAttention (method.md 4.5): flash decoding of each row and key/value head over its items (attention_items.cuh),
-// split into runs of kItemsOfSplit, merged in order. Which items a split has depends on the row's own lists alone.
+// split into runs of ItemsOfSplit, merged in order. Which items a split has depends on the row's own lists alone.
 //
 // Here is the form for all types and dims (sparse_attention_bf16.cu has the one on tensor cores): a block takes
 // kTileKeys keys at a time, one a thread for the logits of up to kHeadsAtOnce heads, then one dim a thread for their
@@ -77,10 +77,11 @@ __global__ void __launch_bounds__(kThreads)
   const Place place(in, partials.splits, kHeadsAtOnce);
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
   partials.Tell(place, in.kv_heads, row.count());
-  if (place.split * kItemsOfSplit >= row.count()) return;
+  const int of_split = ItemsOfSplit(row.count());
+  if (place.split * of_split >= row.count()) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
   if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
-  const std::int32_t keys = shared.split.Load(row, place.split * kItemsOfSplit, row.count());
+  const std::int32_t keys = shared.split.Load(row, place.split, of_split);
 
   float sums[kDimsOfThread][kHeadsAtOnce] = {};
   int loaded = -1;
@@ -214,7 +215,8 @@ __global__ void __launch_bounds__(kThreads) MassKernel(const __grid_constant__ A
   Place place(in, splits, kHeadsAtOnce);
   place.t = t;
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
-  const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit, end = row.begin[kGistItems + 1];
+  const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit,
+              end = min(begin + kItemsOfSplit, row.begin[kGistItems + 1]);
   if (begin >= end) return;
   const std::int32_t keys = shared.split.Load(row, begin, end);
   const float2* whole = state + place.t * in.queries.heads + place.first_head;
@@ -396,7 +398,7 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
 Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   if (head_dim > kMaxQueryDim) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
-  const Index splits = CeilDiv(MostItems(args), kItemsOfSplit);
+  const Index splits = MostSplits(MostItems(args));
   const Index mass = args.chunk_mass.rank == 0 ? 0 : args.chunk_mass.size();
   const Index documents = args.context == nullptr ? 0 : args.context->num_documents(), kv_heads = args.tail_k.dims[0];
   const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float)) +

@@ -12,7 +12,17 @@
 
 namespace unfold {
 
-constexpr int kItemsOfSplit = 28;
+// Items of a split: of a short list few, so that many blocks have some. It depends on the list's own length alone.
+constexpr int kLeastItemsOfSplit = 8, kItemsOfSplit = 28;  // kItemsOfSplit: the most
+constexpr int kUsualSplits = 66;
+__host__ __device__ inline int ItemsOfSplit(Index items) {
+  const int wanted = (static_cast<int>(items) + kUsualSplits - 1) / kUsualSplits;
+  return wanted < kLeastItemsOfSplit ? kLeastItemsOfSplit : wanted < kItemsOfSplit ? wanted : kItemsOfSplit;
+}
+// The most splits that a list of up to so many items has.
+inline Index MostSplits(Index items) {
+  return std::min(CeilDiv(items, kLeastItemsOfSplit), std::max<Index>(kUsualSplits, CeilDiv(items, kItemsOfSplit)));
+}
 
 // Where a block works: one split of a row and key/value head, for up to `at_once` heads of the group.
 struct Place {
@@ -43,7 +53,8 @@ struct Partials {
 
   __device__ void Tell(const Place& place, Index kv_heads, Index items) const {
     if (place.split == 0 && threadIdx.x == 0) {
-      used[place.t * kv_heads + place.kv_head] = (static_cast<int>(items) + kItemsOfSplit - 1) / kItemsOfSplit;
+      const int of_split = ItemsOfSplit(items);
+      used[place.t * kv_heads + place.kv_head] = (static_cast<int>(items) + of_split - 1) / of_split;
     }
   }
 };
@@ -53,7 +64,11 @@ struct SplitItems {
   Item<Kv> items[kItemsOfSplit];
   std::int32_t ends[kItemsOfSplit];  // keys up to and with each item
 
-  // Takes items [first, first + kItemsOfSplit) of the row, before `last`. Returns how many keys they have.
+  // Takes items [first, last) of the row. Returns how many keys they have.
+  // Those of a split.
+  __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, Index split, int of_split) {
+    return Load(row, split * of_split, min((split + 1) * of_split, row.count()));
+  }
   __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, Index first, Index last) {
     static_assert(kItemsOfSplit <= kWarp);
     if (threadIdx.x < kWarp) {

@@ -7,8 +7,11 @@
 // heads), so nothing is padded for up to 8 heads of a group. Each key and value is read once for up to 16.
 // Tried (H100, 28/4 heads x 128, 128K and 512K tokens of context; rotation and merging included: 33 and 100 us; the
 // bytes alone 13 and 52): keys and values from memory to registers, dims in an order that suits the loads, values
-// interleaved by byte permutations: 36 and 112; queries rotated by each block, in shared memory: 42 and 123. What is
-// left is a chain of loads, from a split's lists to its keys.
+// interleaved by byte permutations: 36 and 112; queries rotated by each block, in shared memory: 42 and 123. On an
+// H200, merging included (39 and 153): rows by the copy engine, an instruction each, which a warp issues one after
+// another: 41 and 157; three tiles of a warp and two blocks: 39 and 173; queries in one bf16: 39 and 154. At 8K tokens:
+// splits of 28 items 16, of at least 8 with 96 splits a list 14, with 66 12.6. What is left are some 3,800 instructions
+// of a warp for 66 keys, one every 8 to 9 cycles.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
@@ -227,8 +230,9 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
   const int warp = threadIdx.x / kWarp;
-  for (Index split = place.split; split * kItemsOfSplit < row.count(); split += at_once) {
-    const std::int32_t keys = shared.split.Load(row, split * kItemsOfSplit, row.count());
+  const int of_split = ItemsOfSplit(row.count());
+  for (Index split = place.split; split * of_split < row.count(); split += at_once) {
+    const std::int32_t keys = shared.split.Load(row, split, of_split);
     const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys, queries};
     // Tile n of the warp.
     const auto copy = [&](int n) {
