@@ -27,6 +27,7 @@ struct AskFlags {
   AskOptions options;
   std::uint64_t unfold_cache_bytes = EngineOptions().unfold_cache_bytes;
   std::uint64_t block_cache_bytes = EngineOptions().block_cache_bytes;
+  std::uint64_t gist_cache_bytes = EngineOptions().gist_cache_bytes;
   double timeout_seconds = 0;
   bool json = false;
 };
@@ -196,6 +197,7 @@ int Run(AskFlags flags) {
   if (!engine_options.ok()) return FailUsage(engine_options.status().message());
   engine_options->unfold_cache_bytes = flags.unfold_cache_bytes;
   engine_options->block_cache_bytes = flags.block_cache_bytes;
+  engine_options->gist_cache_bytes = flags.gist_cache_bytes;
   if (!flags.history.empty()) {
     auto history = ReadHistory(flags.history);
     if (!history.ok()) return Fail(history.status());
@@ -257,6 +259,10 @@ void AddSelection(CLI::App& command, AskFlags& flags) {
       ->transform(ByteSize())
       ->type_name("N");
   command.add_option("--block-cache-bytes", flags.block_cache_bytes, "memory for stored blocks")
+      ->transform(ByteSize())
+      ->type_name("N");
+  command
+      .add_option("--gist-cache-bytes", flags.gist_cache_bytes, "memory for gists of documents that were asked before")
       ->transform(ByteSize())
       ->type_name("N");
 }

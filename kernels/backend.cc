@@ -393,6 +393,20 @@ Status Backend::CheckRouteScore(const RouteScoreArgs& args) {
   return check.status();
 }
 
+Status Backend::CopyRows(std::span<const RowPiece> pieces) {
+  ArgCheck check("CopyRows");
+  for (const RowPiece& piece : pieces) {
+    check.Shape("from", piece.from, ArgCheck::kStoredKv, {kAny, kAny, kAny});
+    const auto [heads, rows, dim, unused] = piece.from.dims;
+    check.Shape("to", piece.to, TypeBit(piece.from.dtype), {heads, kAny, dim});
+    if (!check.ok()) return check.status();
+    check.Range("count", piece.count, 0, std::min(rows, piece.to.dims[1]));
+    check.Range("from_begin", piece.from_begin, 0, rows - piece.count);
+    check.Range("to_begin", piece.to_begin, 0, piece.to.dims[1] - piece.count);
+  }
+  return check.ok() ? DoCopyRows(pieces) : check.status();
+}
+
 Status Backend::XorWords(const XorWordsArgs& args) {
   ArgCheck check("XorWords");
   check.Shape("words", args.words, kInt32, {kAny}).Shape("out", args.out, kInt32, {1});

@@ -302,6 +302,15 @@ struct RouteScoreArgs {
   std::span<double> sum_squares;  // T entries
 };
 
+// Rows [from_begin, from_begin + count) of every head of `from` go to rows [to_begin, ...) of `to`. Exact.
+struct RowPiece {
+  Tensor from;  // f32|bf16 [Hk, rows, D]
+  std::int64_t from_begin = 0;
+  Tensor to;  // as from, of any number of rows
+  std::int64_t to_begin = 0;
+  std::int64_t count = 0;
+};
+
 // out[0] = the exclusive or of all words. Exact. Reads every byte once, as fast as the machine can: what bandwidth is
 // measured with.
 struct XorWordsArgs {
@@ -375,6 +384,7 @@ class Backend {
   Status RouteScore(const RouteScoreArgs& args) { return RouteScores(std::span(&args, 1)); }
   // The routing heads of one collection: the same units, T and D, keys of one type. Each has the bits it has alone.
   Status RouteScores(std::span<const RouteScoreArgs> heads);
+  Status CopyRows(std::span<const RowPiece> pieces);
   Status XorWords(const XorWordsArgs& args);
 
  private:
@@ -396,6 +406,7 @@ class Backend {
   virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
   static Status CheckRouteScore(const RouteScoreArgs& args);
   virtual Status DoRouteScores(std::span<const RouteScoreArgs> heads) = 0;
+  virtual Status DoCopyRows(std::span<const RowPiece> pieces) = 0;
   virtual Status DoXorWords(const XorWordsArgs& args) = 0;
 };
 

@@ -62,6 +62,18 @@ Status HostBackend::DoStartDownload(void* host, const Tensor& device, DType type
   return Status::Ok();
 }
 
+Status HostBackend::DoCopyRows(std::span<const RowPiece> pieces) {
+  for (const RowPiece& piece : pieces) {
+    const std::size_t row = static_cast<std::size_t>(piece.from.dims[2]) * DTypeBytes(piece.from.dtype);
+    for (std::int64_t head = 0; head < piece.from.dims[0] && piece.count > 0; ++head) {
+      const auto* from = piece.from.as<std::byte>() + (head * piece.from.dims[1] + piece.from_begin) * row;
+      auto* to = piece.to.as<std::byte>() + (head * piece.to.dims[1] + piece.to_begin) * row;
+      std::memcpy(to, from, piece.count * row);
+    }
+  }
+  return Status::Ok();
+}
+
 Result<Tensor> HostBackend::ImportWeights(const Tensor& host) { return host; }
 
 Status CheckIndices(std::string_view op, std::string_view field, const Tensor& indices, std::int64_t limit) {

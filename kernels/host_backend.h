@@ -25,6 +25,7 @@ class HostBackend : public Backend {
  private:
   Status DoStartDownload(void* host, const Tensor& device, DType type) override;
   Status DoCopy(const Tensor& from, const Tensor& to) override { return Upload(to, from.data); }
+  Status DoCopyRows(std::span<const RowPiece> pieces) override;
   Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
 };
 

@@ -106,6 +106,7 @@ typedef struct unfold_engine_options {
   int32_t max_queued_requests;  // more waiting requests are UNFOLD_RESOURCE_EXHAUSTED; default 64
   uint64_t unfold_cache_bytes;  // unfolded raw KV kept between questions; default 512 MiB
   uint64_t block_cache_bytes;   // raw KV as stored, kept to unfold from; default 256 MiB
+  uint64_t gist_cache_bytes;    // gist KV of documents, kept to place them again; default 256 MiB
 } unfold_engine_options;
 
 // Sets every field to its default. `size` is sizeof *options.

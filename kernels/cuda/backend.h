@@ -57,6 +57,7 @@ class CudaBackend final : public Backend {
   Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
   Status DoSparseAttention(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
+  Status DoCopyRows(std::span<const RowPiece> pieces) override;
   Status DoXorWords(const XorWordsArgs& args) override;
 
   std::unique_ptr<CudaContext> context_;

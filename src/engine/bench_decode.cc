@@ -86,7 +86,9 @@ Status AnswerBench::Open() {
       2 * DTypeBytes(model_->kv_type()) * static_cast<std::uint64_t>(shape_.kv_heads * shape_.head_dim);
   const std::uint64_t chunks = options.full_attention ? 0 : static_cast<std::uint64_t>(documents_->num_chunks());
   const std::uint64_t page_bytes = chunks * shape_.num_layers * row_bytes * page_tokens;
-  UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, page_bytes, RawBytes()));
+  // Gists are kept too: half a row more than chunks have, for levels and sinks.
+  const std::uint64_t gist_bytes = chunks * shape_.num_layers * row_bytes * 3 / 2;
+  UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, {page_bytes, RawBytes(), gist_bytes}));
   UNFOLD_TRY_ASSIGN(prefix_, CausalKv::Make(*model_, shape_.num_layers, 1));
   question_ = run_.RandomTokens(kQuestionTokens);
   answer_ = run_.RandomTokens(steps);

@@ -16,6 +16,7 @@ unfold_engine_options DefaultsOf(const unfold_engine_options* /*type*/) {
   options.max_queued_requests = defaults.max_queued_requests;
   options.unfold_cache_bytes = defaults.unfold_cache_bytes;
   options.block_cache_bytes = defaults.block_cache_bytes;
+  options.gist_cache_bytes = defaults.gist_cache_bytes;
   return options;
 }
 
@@ -121,6 +122,7 @@ Result<EngineOptions> ToEngineOptions(const unfold_engine_options* given) {
   options.max_queued_requests = read.max_queued_requests;
   options.unfold_cache_bytes = read.unfold_cache_bytes;
   options.block_cache_bytes = read.block_cache_bytes;
+  options.gist_cache_bytes = read.gist_cache_bytes;
   return options;
 }
 

@@ -70,7 +70,8 @@ Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {
   UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend, options.compute));
   UNFOLD_TRY(LoadText(options, *loaded));
   UNFOLD_TRY_ASSIGN(loaded->cache, UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
-                                                     options.unfold_cache_bytes, options.block_cache_bytes));
+                                                     {options.unfold_cache_bytes, options.block_cache_bytes,
+                                                      options.gist_cache_bytes}));
   UNFOLD_TRY_ASSIGN(loaded->prefix, ComputePrefix(*loaded->transformer, loaded->gist, *loaded->tokenizer));
   return loaded;
 }

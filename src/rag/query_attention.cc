@@ -92,7 +92,7 @@ Status QueryAttention::CommitPass() {
   Backend& backend = model_.backend();
   UNFOLD_TRY(backend.Copy(mass_, counted_mass_));
   const std::int64_t count = pass_counts_.size();
-  if (pass_tokens_ > 1) {
+  if (pass_tokens_ > 1 || first_counts_.empty()) {
     std::vector<std::int32_t> counts(static_cast<std::size_t>(count));
     UNFOLD_TRY(backend.Download(counts.data(), pass_counts_));
     CountShares(counts, pass_tokens_);
@@ -108,8 +108,11 @@ Status QueryAttention::CommitPass() {
 // Of the last row of a pass over `rows`, an answer query: counts [N, rows, Hk].
 void QueryAttention::CountShares(std::span<const std::int32_t> counts, std::int64_t rows) {
   const ModelConfig& config = model_.config();
+  const bool first = first_counts_.empty();
+  if (first) first_counts_.assign(static_cast<std::size_t>(config.kv_heads), 0);  // layer 0 chooses none
   for (int layer = 1; layer < config.num_layers; ++layer) {
     const auto row = counts.subspan(((layer + 1) * rows - 1) * config.kv_heads, config.kv_heads);
+    if (first) first_counts_.insert(first_counts_.end(), row.begin(), row.end());
     for (const std::int32_t count : row) {
       report_.chosen_share_sum += static_cast<double>(count) / static_cast<double>(context_->num_chunks());
       ++report_.num_shares;
@@ -127,6 +130,7 @@ Status QueryAttention::UpdateReport() {
     CountShares(std::span(counts).subspan(pass * count, count), 1);
   }
   num_waiting_ = 0;
+  if (!first_counts_.empty() && report_.first_chosen.back().empty()) UNFOLD_TRY(ReportFirst());
   std::vector<float> mass(static_cast<std::size_t>(counted_mass_.size()));
   UNFOLD_TRY(backend.Download(mass.data(), counted_mass_));
   const std::size_t chunks = report_.chunk_mass.size();
@@ -212,19 +216,29 @@ Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& vie
   for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
   UNFOLD_TRY_ASSIGN(args.chunks, chunks_.Get(model_.backend(), DType::kInt8,
                                              {pass_tokens_, kv_heads, context_->num_chunks(), sizeof(ChosenChunk)}));
-  if (report_.first_chosen[layer].empty()) UNFOLD_TRY(RecordFirst(layer, args.chosen[0]));
+  if (first_counts_.empty()) UNFOLD_TRY(KeepFirst(layer, args.chosen[0]));
   return context_->Unfold(layer, args.chosen[0], args.chunks, !ahead_);
 }
 
-// The last row of the first pass is the first answer query.
-Status QueryAttention::RecordFirst(int layer, const ChosenGists& chunks) {
-  const std::int64_t kv_heads = chunks.gists.dims[1], width = chunks.gists.dims[2];
-  std::vector<std::int32_t> counts(static_cast<std::size_t>(kv_heads));
-  UNFOLD_TRY(model_.backend().Download(counts.data(), chunks.counts.Rows(pass_tokens_ - 1, pass_tokens_)));
-  const Tensor lists = chunks.gists.Rows(pass_tokens_ - 1, pass_tokens_).Reshape({kv_heads * width});
-  for (std::int64_t head = 0; head < kv_heads; ++head) {
-    std::vector<std::int32_t>& chosen = report_.first_chosen[layer].emplace_back(counts[head]);
-    UNFOLD_TRY(model_.backend().Download(chosen.data(), lists.Rows(head * width, head * width + counts[head])));
+// The last row of the first pass is the first answer query. The lists stay on the device until they are reported.
+Status QueryAttention::KeepFirst(int layer, const ChosenGists& chunks) {
+  const std::int64_t layers = model_.config().num_layers, entries = chunks.gists.dims[1] * chunks.gists.dims[2];
+  if (first_lists_.data() == nullptr) {
+    const auto bytes = static_cast<std::size_t>(layers * entries) * sizeof(std::int32_t);
+    UNFOLD_TRY_ASSIGN(first_lists_, model_.backend().Allocate(bytes));
+  }
+  const Tensor lists = first_lists_.View(DType::kInt32, {layers, entries});
+  return model_.backend().Copy(chunks.gists.Rows(pass_tokens_ - 1, pass_tokens_), lists.Rows(layer, layer + 1));
+}
+
+Status QueryAttention::ReportFirst() {
+  const std::int64_t layers = model_.config().num_layers, kv_heads = model_.config().kv_heads,
+                     chunks = context_->num_chunks();
+  const Tensor lists = first_lists_.View(DType::kInt32, {layers * kv_heads * chunks});
+  for (std::int64_t list = kv_heads; list < layers * kv_heads; ++list) {
+    const std::int32_t count = first_counts_[list];
+    std::vector<std::int32_t>& chosen = report_.first_chosen[list / kv_heads].emplace_back(count);
+    UNFOLD_TRY(model_.backend().Download(chosen.data(), lists.Rows(list * chunks, list * chunks + count)));
   }
   return Status::Ok();
 }

@@ -31,7 +31,7 @@ struct AttentionReport {
   std::vector<float> chunk_mass;  // by chunk of the working set
   double chosen_share_sum = 0;    // chosen / all chunks, summed over selective layers, key/value heads and queries
   std::int64_t num_shares = 0;
-  // Chunks that the prompt's last token chose: first_chosen[layer][kv head], ascending. Empty for layer 0.
+  // Chunks that the prompt's last token chose: first_chosen[layer][kv head], ascending. None for layer 0.
   std::vector<std::vector<std::vector<std::int32_t>>> first_chosen;
 };
 
@@ -63,7 +63,8 @@ class QueryAttention : public LayerAttention {
   std::int64_t TailPosition() const { return context_ == nullptr ? prefix_tokens_ : context_->end_position(); }
   Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
   Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
-  Status RecordFirst(int layer, const ChosenGists& chunks);
+  Status KeepFirst(int layer, const ChosenGists& chunks);
+  Status ReportFirst();
   Status PrepareCounts();
   void CountShares(std::span<const std::int32_t> counts, std::int64_t rows);
 
@@ -93,6 +94,9 @@ class QueryAttention : public LayerAttention {
   static constexpr std::int64_t kMostWaiting = 256;
   Buffer waiting_counts_;
   std::int64_t num_waiting_ = 0;
+  // What the first answer query chose: i32 [N, Hk, C], and how many, by layer and head, once its pass is counted.
+  Buffer first_lists_;
+  std::vector<std::int32_t> first_counts_;
 };
 
 // Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode` as in PassOptions.

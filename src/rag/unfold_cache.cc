@@ -19,15 +19,6 @@ Status Fill(Backend& backend, const Tensor& tensor, std::int32_t value) {
 
 }  // namespace
 
-std::size_t PartKeyHash::operator()(const PartKey& key) const noexcept {
-  std::uint64_t hash = key.source * 0x9E3779B97F4A7C15U;
-  for (const std::uint64_t word : {key.document, std::uint64_t{key.part}}) {
-    hash = (hash ^ word) * 0xBF58476D1CE4E5B9U;
-    hash ^= hash >> 29;
-  }
-  return hash;
-}
-
 std::int64_t RangeAllocator::Take(std::int64_t count) {
   const auto found =
       std::find_if(free_.begin(), free_.end(), [count](const auto& range) { return range.second >= count; });
@@ -61,10 +52,10 @@ void RangeAllocator::Grow(std::int64_t size) {
 }
 
 Result<std::unique_ptr<UnfoldCache>> UnfoldCache::Make(Transformer& model, int max_chunk_tokens,
-                                                       std::uint64_t page_bytes, std::uint64_t block_bytes) {
+                                                       const Budgets& budgets) {
   const auto most_rows = static_cast<std::int64_t>(max_chunk_tokens) * kChunksPerRawBlock;
-  std::unique_ptr<UnfoldCache> cache(new UnfoldCache(model, block_bytes, most_rows));
-  UNFOLD_TRY(cache->MakePages(max_chunk_tokens, page_bytes));
+  std::unique_ptr<UnfoldCache> cache(new UnfoldCache(model, budgets, most_rows));
+  UNFOLD_TRY(cache->MakePages(max_chunk_tokens, budgets.page_bytes));
   UNFOLD_TRY(cache->GrowSlots(kLeastSlots));
   cache->blocks_.Resize(kLeastBlocks);
   cache->block_places_.Grow(kLeastBlocks);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// UnfoldCache: pages of unfolded raw KV, and the stored blocks they are unfolded from (design.md section 6). Pages are
-// kept between steps and between questions, wherever a document is placed; which ones, the backend decides as it
-// unfolds (PagePool), so that a step of an answer need not wait for the host.
+// UnfoldCache: what stays in memory of documents (design.md section 6): pages of unfolded raw KV, the stored blocks
+// they are unfolded from, and gists. Pages are kept between steps and between questions, wherever a document is placed;
+// which ones, the backend decides as it unfolds (PagePool), so that a step of an answer need not wait for the host.
 #ifndef UNFOLD_RAG_UNFOLD_CACHE_H_
 #define UNFOLD_RAG_UNFOLD_CACHE_H_
 
@@ -13,23 +13,13 @@
 #include <vector>
 
 #include "model/transformer.h"
+#include "rag/gist_cache.h"
+#include "rag/part_key.h"
 #include "rag/raw_blocks.h"
 #include "store/kv_format.h"
 #include "unfold/base.h"
 
 namespace unfold {
-
-// `source` tells stores apart: documents given with a query live in a store of their own.
-struct PartKey {
-  std::uint64_t source = 0;
-  std::uint64_t document = 0;
-  std::uint32_t part = 0;
-  friend bool operator==(const PartKey&, const PartKey&) = default;
-};
-
-struct PartKeyHash {
-  std::size_t operator()(const PartKey& key) const noexcept;
-};
 
 // Where a part's slots and blocks stand in the pool's tables: those of layer n follow those of layer n - 1.
 struct PartPlace {
@@ -55,9 +45,11 @@ class RangeAllocator {
 // Thread-compatible.
 class UnfoldCache {
  public:
-  // A page holds up to `max_chunk_tokens` tokens. Budgets in bytes; each holds at least what one page or block needs.
-  static Result<std::unique_ptr<UnfoldCache>> Make(Transformer& model, int max_chunk_tokens, std::uint64_t page_bytes,
-                                                   std::uint64_t block_bytes);
+  // A page holds up to `max_chunk_tokens` tokens. Pages and blocks have at least the memory that one needs.
+  struct Budgets {
+    std::uint64_t page_bytes = 0, block_bytes = 0, gist_bytes = 0;
+  };
+  static Result<std::unique_ptr<UnfoldCache>> Make(Transformer& model, int max_chunk_tokens, const Budgets& budgets);
 
   // A part's place, the same as last time if it is still known, and kept while it is held.
   Result<std::shared_ptr<const PartPlace>> Hold(const PartKey& key, std::int64_t num_chunks);
@@ -75,10 +67,11 @@ class UnfoldCache {
   Result<std::vector<std::int32_t>> Missing(const PageCounts& counts);
 
   RawBlocks& blocks() { return blocks_; }
+  GistCache& gists() { return gists_; }
 
  private:
-  UnfoldCache(Transformer& model, std::uint64_t block_budget, std::int64_t most_rows)
-      : model_(model), blocks_(model.backend(), block_budget, most_rows) {}
+  UnfoldCache(Transformer& model, const Budgets& budgets, std::int64_t most_rows)
+      : model_(model), blocks_(model.backend(), budgets.block_bytes, most_rows), gists_(budgets.gist_bytes) {}
   Status MakePages(int max_chunk_tokens, std::uint64_t page_bytes);
   Status GrowSlots(std::int64_t size);
   bool ForgetOldest();
@@ -94,6 +87,7 @@ class UnfoldCache {
   Buffer memory_k_, memory_v_, page_slot_, page_call_, slot_page_, counts_, missing_;
   Tensor pages_k_, pages_v_;
   RawBlocks blocks_;
+  GistCache gists_;
   RangeAllocator slots_, block_places_;
   std::list<Part> parts_;  // the last held first
   std::unordered_map<PartKey, std::list<Part>::iterator, PartKeyHash> part_of_;

@@ -28,15 +28,6 @@ Status CheckShape(const KvHeader& header, const ModelConfig& config, std::int64_
 
 }  // namespace
 
-Tensor WorkingSet::SinkView(const Buffer& buffer) const {
-  return buffer.View(model_.kv_type(), {model_.config().kv_heads, segment_sink_.back(), model_.config().head_dim});
-}
-
-Tensor WorkingSet::GistView(const Buffer& buffer, std::size_t level) const {
-  return buffer.View(model_.kv_type(),
-                     {model_.config().kv_heads, levels_[level].segment.back(), model_.config().head_dim});
-}
-
 Tensor WorkingSet::PlacesView() const { return device_places_.View(DType::kInt8, {num_chunks(), sizeof(ChunkPlace)}); }
 
 std::int64_t WorkingSet::num_gists() const {
@@ -51,15 +42,15 @@ ContextView WorkingSet::View(int layer) const {
   ContextView view;
   view.segment_offset = device_offset_.View(DType::kInt32, {documents});
   view.segment_sink = device_sink_.View(DType::kInt32, {documents + 1});
-  view.sink_k = SinkView(kv.sink_k);
-  view.sink_v = SinkView(kv.sink_v);
+  view.sink_k = kv.sink_k;
+  view.sink_v = kv.sink_v;
   view.num_levels = static_cast<int>(levels_.size());
   for (std::size_t n = 0; n < levels_.size(); ++n) {
     const Level& level = levels_[n];
     view.gists[n].segment = level.device_segment.View(DType::kInt32, {documents + 1});
     if (n > 0) view.gists[n].child = level.device_child.View(DType::kInt32, {level.segment.back() + 1});
-    view.gists[n].k = GistView(kv.gist_k[n], n);
-    view.gists[n].v = GistView(kv.gist_v[n], n);
+    view.gists[n].k = kv.gist_k[n];
+    view.gists[n].v = kv.gist_v[n];
   }
   return view;
 }
@@ -152,17 +143,31 @@ void WorkingSet::AddSections(const GistRules& rules) {
   }
 }
 
+// All in one piece of memory: a device takes a while for each.
 Status WorkingSet::AllocateLayers() {
+  constexpr std::size_t kAlignment = 256;
   layers_.resize(model_.config().num_layers);
-  const std::size_t row_bytes = DTypeBytes(model_.kv_type()) * model_.config().kv_heads * model_.config().head_dim;
-  for (LayerKv& layer : layers_) {
-    UNFOLD_TRY_ASSIGN(layer.sink_k, model_.backend().Allocate(row_bytes * segment_sink_.back()));
-    UNFOLD_TRY_ASSIGN(layer.sink_v, model_.backend().Allocate(row_bytes * segment_sink_.back()));
-    for (std::size_t n = 0; n < levels_.size(); ++n) {
-      UNFOLD_TRY_ASSIGN(layer.gist_k[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
-      UNFOLD_TRY_ASSIGN(layer.gist_v[n], model_.backend().Allocate(row_bytes * levels_[n].segment.back()));
+  const std::int64_t heads = model_.config().kv_heads, dim = model_.config().head_dim;
+  std::size_t bytes = 0;
+  const auto place = [&](std::int64_t rows, Tensor& k, Tensor& v) {
+    for (Tensor* tensor : {&k, &v}) {
+      auto* memory = static_cast<std::byte*>(kv_memory_.data());
+      *tensor = Tensor(memory == nullptr ? nullptr : memory + bytes, model_.kv_type(), {heads, rows, dim});
+      bytes += (tensor->bytes() + kAlignment - 1) / kAlignment * kAlignment;
     }
-  }
+  };
+  const auto place_all = [&] {
+    bytes = 0;
+    for (LayerKv& layer : layers_) {
+      place(segment_sink_.back(), layer.sink_k, layer.sink_v);
+      for (std::size_t n = 0; n < levels_.size(); ++n) {
+        place(levels_[n].segment.back(), layer.gist_k[n], layer.gist_v[n]);
+      }
+    }
+  };
+  place_all();
+  UNFOLD_TRY_ASSIGN(kv_memory_, model_.backend().Allocate(bytes));
+  place_all();
   UNFOLD_TRY(HoldParts());
   return UploadTables();
 }
@@ -183,31 +188,66 @@ Status WorkingSet::HoldParts() {
   return Status::Ok();
 }
 
-Status WorkingSet::LoadGists(const PlacedPart& part, std::size_t index) {
+// From the store to memory of the part's own.
+Result<std::shared_ptr<const GistRows>> WorkingSet::ReadGists(std::size_t index) {
+  const PlacedPart& part = parts_[index];
   std::vector<RecordKey> keys;
   for (int layer = 0; layer < model_.config().num_layers; ++layer) {
     keys.push_back(KeyOf(part.ref, RecordKind::kGist, layer));
   }
   UNFOLD_TRY_ASSIGN(const std::vector<std::string> records, part.ref.snapshot->ReadMany(keys));
-  std::vector<std::int32_t> sink_positions(part.table.num_sinks);
-  std::iota(sink_positions.begin(), sink_positions.end(), 0);
-  std::int64_t num_rows = part.table.num_sinks;
-  for (const Level& level : levels_) num_rows += level.segment[index + 1] - level.segment[index];
+  std::vector<std::int32_t> positions(part.table.num_sinks);
+  std::iota(positions.begin(), positions.end(), 0);
+  for (const Level& level : levels_) {
+    positions.insert(positions.end(), level.position.begin() + level.segment[index],
+                     level.position.begin() + level.segment[index + 1]);
+  }
+  const auto num_rows = static_cast<std::int64_t>(positions.size());
+  UNFOLD_TRY_ASSIGN(std::shared_ptr<GistRows> rows, GistRows::Make(model_, num_rows));
   for (int layer = 0; layer < model_.config().num_layers; ++layer) {
     UNFOLD_TRY_ASSIGN(const KvView view, OpenKv(RecordKind::kGist, records[layer], keys[layer].ToString()));
     UNFOLD_TRY(CheckShape(view.header, model_.config(), num_rows, part.ref));
-    const LayerKv& kv = layers_[layer];
-    UNFOLD_TRY(
-        loader_.Load(model_, view, 0, sink_positions, segment_sink_[index], SinkView(kv.sink_k), SinkView(kv.sink_v)));
-    std::int64_t row = part.table.num_sinks;
-    for (std::size_t n = 0; n < levels_.size(); ++n) {
-      const std::int32_t begin = levels_[n].segment[index], count = levels_[n].segment[index + 1] - begin;
-      const std::span<const std::int32_t> positions(levels_[n].position.data() + begin, count);
-      UNFOLD_TRY(
-          loader_.Load(model_, view, row, positions, begin, GistView(kv.gist_k[n], n), GistView(kv.gist_v[n], n)));
-      row += count;
-    }
+    UNFOLD_TRY(loader_.Load(model_, view, 0, positions, 0, rows->k(layer), rows->v(layer)));
     kv_bytes_read_ += records[layer].size();
+  }
+  return std::shared_ptr<const GistRows>(std::move(rows));
+}
+
+Result<std::shared_ptr<const GistRows>> WorkingSet::GistsOf(std::size_t index) {
+  const PartRef& ref = parts_[index].ref;
+  const PartKey key{ref.source, ref.id.value, ref.part};
+  std::shared_ptr<const GistRows> rows = cache_.gists().Find(key);
+  if (rows != nullptr) return rows;
+  UNFOLD_TRY_ASSIGN(rows, ReadGists(index));
+  cache_.gists().Keep(key, rows);
+  return rows;
+}
+
+// Sinks and gists of all parts side by side, as attention wants them.
+Status WorkingSet::PlaceGists() {
+  std::vector<std::shared_ptr<const GistRows>> parts;
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    UNFOLD_TRY_ASSIGN(auto rows, GistsOf(i));
+    parts.push_back(std::move(rows));
+  }
+  std::vector<RowPiece> pieces;
+  for (int layer = 0; layer < model_.config().num_layers; ++layer) {
+    const LayerKv& kv = layers_[layer];
+    pieces.clear();
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      std::int64_t row = 0;
+      const auto copy = [&](std::int64_t count, const Tensor& k, const Tensor& v, std::int64_t begin) {
+        pieces.push_back({parts[i]->k(layer), row, k, begin, count});
+        pieces.push_back({parts[i]->v(layer), row, v, begin, count});
+        row += count;
+      };
+      copy(segment_sink_[i + 1] - segment_sink_[i], kv.sink_k, kv.sink_v, segment_sink_[i]);
+      for (std::size_t n = 0; n < levels_.size(); ++n) {
+        const std::int32_t begin = levels_[n].segment[i];
+        copy(levels_[n].segment[i + 1] - begin, kv.gist_k[n], kv.gist_v[n], begin);
+      }
+    }
+    UNFOLD_TRY(model_.backend().CopyRows(pieces));
   }
   return Status::Ok();
 }
@@ -218,7 +258,7 @@ Result<std::unique_ptr<WorkingSet>> WorkingSet::Place(Transformer& model, Unfold
   UNFOLD_TRY(set->ReadTables(std::move(parts), first_position, false));
   set->AddSections(rules);
   UNFOLD_TRY(set->AllocateLayers());
-  for (std::size_t i = 0; i < set->parts_.size(); ++i) UNFOLD_TRY(set->LoadGists(set->parts_[i], i));
+  UNFOLD_TRY(set->PlaceGists());
   return set;
 }
 
@@ -238,8 +278,8 @@ Status WorkingSet::EncodeDense(std::size_t begin, std::size_t end, const CancelC
                                     .positions = position_view,
                                     .rope = model_.rope(),
                                     .row_begin = segment_sink_[begin],
-                                    .out_k = SinkView(layers_[layer].sink_k),
-                                    .out_v = SinkView(layers_[layer].sink_v)});
+                                    .out_k = layers_[layer].sink_k,
+                                    .out_v = layers_[layer].sink_v});
   };
   return EncodePass(model_, pointers, sink, check);
 }

@@ -76,8 +76,8 @@ class WorkingSet {
 
  private:
   struct LayerKv {
-    Buffer sink_k, sink_v;
-    std::array<Buffer, kMaxGistLevels> gist_k, gist_v;
+    Tensor sink_k, sink_v;
+    std::array<Tensor, kMaxGistLevels> gist_k, gist_v;
   };
   // The gists of one level: where each document's begin, and each gist's children and position inside its document.
   struct Level {
@@ -93,7 +93,9 @@ class WorkingSet {
   Status AllocateLayers();
   // Copies the tables of integers that operations read to the backend.
   Status UploadTables();
-  Status LoadGists(const PlacedPart& part, std::size_t index);
+  Status PlaceGists();
+  Result<std::shared_ptr<const GistRows>> GistsOf(std::size_t part);
+  Result<std::shared_ptr<const GistRows>> ReadGists(std::size_t part);
   Status EncodeDense(std::size_t begin, std::size_t end, const CancelCheck& check);
   Status HoldParts();
   // A block of raw KV to be read: whose, and its place in the cache.
@@ -106,8 +108,6 @@ class WorkingSet {
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
   Tensor PlacesView() const;
-  Tensor SinkView(const Buffer& buffer) const;
-  Tensor GistView(const Buffer& buffer, std::size_t level) const;
 
   Transformer& model_;
   UnfoldCache& cache_;
@@ -116,6 +116,7 @@ class WorkingSet {
   Buffer device_offset_, device_sink_, device_places_;
   std::vector<Level> levels_;
   std::vector<ChunkPlace> places_;  // by chunk
+  Buffer kv_memory_;                // of all layers
   std::vector<LayerKv> layers_;
   std::int64_t num_tokens_ = 0;
   std::int32_t end_position_ = 0;

@@ -12,7 +12,7 @@ class EngineOptions(ctypes.Structure):
     _fields_ = [("size", c_size_t), ("store_path", c_char_p), ("model_path", c_char_p), ("gist_overrides", c_char_p),
                 ("backend", c_char_p), ("kv_type", c_char_p), ("read_only", c_int32), ("num_threads", c_int32),
                 ("encode_batch_tokens", c_int32), ("max_queued_requests", c_int32), ("unfold_cache_bytes", c_uint64),
-                ("block_cache_bytes", c_uint64)]
+                ("block_cache_bytes", c_uint64), ("gist_cache_bytes", c_uint64)]
 
 
 class Document(ctypes.Structure):

@@ -235,6 +235,14 @@ class OnDevice final : public Backend {
     UNFOLD_TRY(device_->RouteScores(all));
     return mirror.BringBack();
   }
+  Status DoCopyRows(std::span<const RowPiece> pieces) override {
+    std::vector<RowPiece> all(pieces.begin(), pieces.end());
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    for (RowPiece& piece : all) piece.from = mirror(piece.from), piece.to = mirror(piece.to);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(device_->CopyRows(all));
+    return mirror.BringBack();
+  }
   Status DoXorWords(const XorWordsArgs& args) override {
     return Call(&Backend::XorWords, args,
                 [](XorWordsArgs& a, Mirrors& mirror) { a.words = mirror(a.words), a.out = mirror(a.out); });

@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "op_cases.h"
@@ -425,6 +426,31 @@ TEST_P(OpSuite, TurnedQueriesGiveTheSameBits) {
       EXPECT_TRUE(SameBits(top, want_top));
       EXPECT_TRUE(SameBits(low, want_low));
       EXPECT_TRUE(SameBits(out, want));
+    }
+  }
+}
+
+TEST_P(OpSuite, CopyRowsPutsEachHeadsRowsInPlace) {
+  Random random(48);
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const std::int64_t dim : {1, 37, 128}) {
+      const Guarded first = random.Make(type, {3, 40, dim}), second = random.Make(type, {3, 7, dim});
+      const Guarded to = random.Make(type, {3, 60, dim}), want = to;
+      const std::vector<RowPiece> pieces = {
+          {first, 5, to, 0, 30}, {second, 0, to, 31, 7}, {second, 6, to, 59, 1}, {first, 40, to, 60, 0}};
+      ASSERT_TRUE(Succeeds(backend_->CopyRows(pieces)));
+      const std::size_t row = static_cast<std::size_t>(dim) * DTypeBytes(type);
+      for (const RowPiece& piece : pieces) {
+        for (std::int64_t head = 0; head < 3; ++head) {
+          std::memcpy((*want).as<char>() + (head * 60 + piece.to_begin) * row,
+                      piece.from.as<char>() + (head * piece.from.dims[1] + piece.from_begin) * row,
+                      static_cast<std::size_t>(piece.count) * row);
+        }
+      }
+      EXPECT_TRUE(to.Intact());
+      EXPECT_TRUE(SameBits(to, want));
+      RowPiece bad{first, 35, to, 0, 6};
+      EXPECT_NE(backend_->CopyRows(std::span(&bad, 1)).message().find("CopyRows: from_begin"), std::string::npos);
     }
   }
 }
