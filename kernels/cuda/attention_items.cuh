@@ -11,7 +11,7 @@
 
 namespace unfold {
 
-constexpr Index kItemRows = 32;
+constexpr Index kItemRows = 8;                  // about as many as a chosen chunk has
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 
@@ -113,6 +113,11 @@ struct ItemsOfRow {
   }
 
   __device__ Index count() const { return begin[kItemKinds]; }
+  // Items of gists, and the others, which are prefix, sinks and tail.
+  __device__ Index gist_items() const { return begin[kTailItems] - begin[kGistItems]; }
+  __device__ Index OtherItem(Index i) const {
+    return i < begin[kGistItems] ? i : begin[kTailItems] + i - begin[kGistItems];
+  }
 
   __device__ Item<Kv> At(Index item) const {
     const auto global = static_cast<std::int32_t>(in.documents());

@@ -21,10 +21,10 @@ static __global__ void KeptMassKernel(const __grid_constant__ AttentionInputs<__
   const auto head = static_cast<int>(threadIdx.x % heads_at_once), i = static_cast<int>(threadIdx.x / heads_at_once);
   const float2 whole =
       head < place.heads ? state[place.t * in.queries.heads + place.first_head + head] : make_float2(0, 1);
-  const int of_split = ItemsOfSplit(row.count());
-  for (Index split = place.split; split * of_split < row.count(); split += at_once) {
+  const int used = SplitsOf(row.count());
+  for (Index split = place.split; split < used; split += at_once) {
     __syncthreads();
-    items.Load(row, split, of_split);
+    items.Load(row, static_cast<unsigned>(split), used);
     const int keys = i < kItemsOfSplit && items.items[i].chunk >= 0 && head < place.heads ? items.items[i].keys() : 0;
     const float* logits =
         kept.logits + ((place.list * splits + split) * kItemsOfSplit + i) * kept.most * heads_at_once + head;

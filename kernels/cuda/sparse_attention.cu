@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SparseAttention (method.md 4.5): flash decoding of each row and key/value head over its items (attention_items.cuh),
-// split into runs of ItemsOfSplit, merged in order. Which items a split has depends on the row's own lists alone.
+// split as SplitsOf says, merged in order. Which items a split has depends on the row's own lists alone.
 //
 // Here is the form for all types and dims (sparse_attention_bf16.cu has the one on tensor cores): a block takes
 // kTileKeys keys at a time, one a thread for the logits of up to kHeadsAtOnce heads, then one dim a thread for their
@@ -77,11 +77,11 @@ __global__ void __launch_bounds__(kThreads)
   const Place place(in, partials.splits, kHeadsAtOnce);
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
   partials.Tell(place, in.kv_heads, row.count());
-  const int of_split = ItemsOfSplit(row.count());
-  if (place.split * of_split >= row.count()) return;
+  const int used = SplitsOf(row.count());
+  if (place.split >= used) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
   if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
-  const std::int32_t keys = shared.split.Load(row, place.split, of_split);
+  const std::int32_t keys = shared.split.Load(row, static_cast<unsigned>(place.split), used);
 
   float sums[kDimsOfThread][kHeadsAtOnce] = {};
   int loaded = -1;
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kThreads) MassKernel(const __grid_constant__ A
   const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit,
               end = min(begin + kItemsOfSplit, row.begin[kGistItems + 1]);
   if (begin >= end) return;
-  const std::int32_t keys = shared.split.Load(row, begin, end);
+  const std::int32_t keys = shared.split.LoadRun(row, begin, end);
   const float2* whole = state + place.t * in.queries.heads + place.first_head;
   float sum = 0;
   int loaded = -1;

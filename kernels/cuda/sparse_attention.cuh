@@ -12,16 +12,20 @@
 
 namespace unfold {
 
-// Items of a split: of a short list few, so that many blocks have some. It depends on the list's own length alone.
-constexpr int kLeastItemsOfSplit = 8, kItemsOfSplit = 28;  // kItemsOfSplit: the most
-constexpr int kUsualSplits = 66;
-__host__ __device__ inline int ItemsOfSplit(Index items) {
-  const int wanted = (static_cast<int>(items) + kUsualSplits - 1) / kUsualSplits;
-  return wanted < kLeastItemsOfSplit ? kLeastItemsOfSplit : wanted < kItemsOfSplit ? wanted : kItemsOfSplit;
+// How many splits a list has: as many as blocks that take one each, of few items where the list is short. That depends
+// on the list's own length alone. A split has a run of the list's gist items, which are of few documents, and every so
+// many-th of the others: sinks are of many, and a tile's work grows with its documents.
+constexpr int kItemsOfSplit = 28;  // the most
+constexpr int kUsualItems = 8, kMostUsualItems = kItemsOfSplit - 2, kUsualSplits = 66;
+__host__ __device__ inline int SplitsOf(Index items) {
+  const auto all = static_cast<int>(items);
+  const int wanted = (all + kUsualSplits - 1) / kUsualSplits;
+  const int each = wanted < kUsualItems ? kUsualItems : wanted < kMostUsualItems ? wanted : kMostUsualItems;
+  return (all + each - 1) / each;
 }
 // The most splits that a list of up to so many items has.
 inline Index MostSplits(Index items) {
-  return std::min(CeilDiv(items, kLeastItemsOfSplit), std::max<Index>(kUsualSplits, CeilDiv(items, kItemsOfSplit)));
+  return std::min(CeilDiv(items, kUsualItems), std::max<Index>(kUsualSplits, CeilDiv(items, kMostUsualItems)));
 }
 
 // Where a block works: one split of a row and key/value head, for up to `at_once` heads of the group.
@@ -52,10 +56,7 @@ struct Partials {
   int* used;     // [T, Hk]: how many it has
 
   __device__ void Tell(const Place& place, Index kv_heads, Index items) const {
-    if (place.split == 0 && threadIdx.x == 0) {
-      const int of_split = ItemsOfSplit(items);
-      used[place.t * kv_heads + place.kv_head] = (static_cast<int>(items) + of_split - 1) / of_split;
-    }
+    if (place.split == 0 && threadIdx.x == 0) used[place.t * kv_heads + place.kv_head] = SplitsOf(items);
   }
 };
 
@@ -64,25 +65,27 @@ struct SplitItems {
   Item<Kv> items[kItemsOfSplit];
   std::int32_t ends[kItemsOfSplit];  // keys up to and with each item
 
-  // Takes items [first, last) of the row. Returns how many keys they have.
-  // Those of a split.
-  __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, Index split, int of_split) {
-    return Load(row, split * of_split, min((split + 1) * of_split, row.count()));
-  }
-  __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, Index first, Index last) {
-    static_assert(kItemsOfSplit <= kWarp);
-    if (threadIdx.x < kWarp) {
-      const Index i = first + threadIdx.x;
-      Item<Kv> item;
-      if (threadIdx.x < kItemsOfSplit && i < last) item = row.At(i);
-      const std::int32_t through = WarpSumThrough(item.keys());
-      if (threadIdx.x < kItemsOfSplit) {
-        items[threadIdx.x] = item;
-        ends[threadIdx.x] = through;
+  // Takes the items of a split. Returns how many keys they have.
+  __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, unsigned split, unsigned splits) {
+    const auto gists = static_cast<unsigned>(row.gist_items());
+    const auto others = static_cast<unsigned>(row.count() - row.gist_items());
+    const unsigned own_others = split < others ? (others - split - 1) / splits + 1 : 0;
+    const unsigned each = gists / splits, more = gists % splits;
+    const unsigned first = split * each + min(split, more), own_gists = each + (split < more ? 1 : 0);
+    const unsigned i = threadIdx.x;
+    return Put([&](Item<Kv>* item) {
+      if (i < own_others) {
+        *item = row.At(row.OtherItem(split + i * splits));
+      } else if (i - own_others < own_gists) {
+        *item = row.At(row.begin[kGistItems] + first + (i - own_others));
       }
-    }
-    __syncthreads();
-    return ends[kItemsOfSplit - 1];
+    });
+  }
+  // Takes items [first, last) of the row, up to kItemsOfSplit.
+  __device__ std::int32_t LoadRun(const ItemsOfRow<Kv>& row, Index first, Index last) {
+    return Put([&](Item<Kv>* item) {
+      if (first + threadIdx.x < last) *item = row.At(first + threadIdx.x);
+    });
   }
 
   // The item that key `key` belongs to.
@@ -96,6 +99,22 @@ struct SplitItems {
   }
   // The first key of item `which`.
   __device__ std::int32_t Begin(int which) const { return which == 0 ? 0 : ends[which - 1]; }
+
+  template <typename Find>
+  __device__ std::int32_t Put(Find find) {
+    static_assert(kItemsOfSplit <= kWarp);
+    if (threadIdx.x < kWarp) {
+      Item<Kv> item;
+      if (threadIdx.x < kItemsOfSplit) find(&item);
+      const std::int32_t through = WarpSumThrough(item.keys());
+      if (threadIdx.x < kItemsOfSplit) {
+        items[threadIdx.x] = item;
+        ends[threadIdx.x] = through;
+      }
+    }
+    __syncthreads();
+    return ends[kItemsOfSplit - 1];
+  }
 
   struct Key {
     const Kv *k, *v;

@@ -230,9 +230,9 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
   const int warp = threadIdx.x / kWarp;
-  const int of_split = ItemsOfSplit(row.count());
-  for (Index split = place.split; split * of_split < row.count(); split += at_once) {
-    const std::int32_t keys = shared.split.Load(row, split, of_split);
+  const int used = SplitsOf(row.count());
+  for (Index split = place.split; split < used; split += at_once) {
+    const std::int32_t keys = shared.split.Load(row, static_cast<unsigned>(split), used);
     const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys, queries};
     // Tile n of the warp.
     const auto copy = [&](int n) {
