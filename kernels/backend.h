@@ -270,7 +270,7 @@ struct SparseAttentionArgs {
   std::int64_t prefix_tokens = 0;
   const ContextView* context = nullptr;  // nullptr: no documents
   GistRead read = GistRead::kChosen;
-  // By level; with kChosen, where the context has gists. Of level 0 the counts are read, its list is `chunks`.
+  // By level; with kChosen, where the context has gists. Level 0's names the chunks of `chunks`.
   std::array<ChosenGists, kMaxGistLevels> chosen;
   // Raw tokens of a chosen chunk: the first rows of its page. A chunk without one is attended by its gist alone. With
   // kChosen, where the context has gists:

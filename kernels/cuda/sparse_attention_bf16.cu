@@ -8,10 +8,10 @@
 // Tried (H100, 28/4 heads x 128, 128K and 512K tokens of context; rotation and merging included: 33 and 100 us; the
 // bytes alone 13 and 52): keys and values from memory to registers, dims in an order that suits the loads, values
 // interleaved by byte permutations: 36 and 112; queries rotated by each block, in shared memory: 42 and 123. On an
-// H200, merging included (39 and 153): rows by the copy engine, an instruction each, which a warp issues one after
-// another: 41 and 157; three tiles of a warp and two blocks: 39 and 173; queries in one bf16: 39 and 154. At 8K tokens:
-// splits of 28 items 16, of at least 8 with 96 splits a list 14, with 66 12.6. What is left are some 3,800 instructions
-// of a warp for 66 keys, one every 8 to 9 cycles.
+// H200, merging included: splits of 28 items in the list's order, with all sinks in the first: 39 and 154 us, so: 31
+// and 90 (at 8K tokens 16 and 12.6); rows by the copy engine, an instruction each, which a warp issues one after
+// another: 41 and 157 for 39 and 154; three tiles of a warp and two blocks: 39 and 173; queries in one bf16: 39 and
+// 154. What is left are some 680 instructions a tile, one every 8 to 9 cycles of a warp.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
