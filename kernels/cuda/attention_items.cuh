@@ -11,7 +11,7 @@
 
 namespace unfold {
 
-constexpr Index kItemRows = 8;                  // about as many as a chosen chunk has
+constexpr Index kItemRows = 16;                 // as many as a tile on tensor cores
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 

@@ -62,7 +62,7 @@ __device__ __forceinline__ void ForDocuments(int document, Each each) {
 template <int kDim>
 struct TileRows {
   static constexpr int kPieces = kDim / 8;  // of 16 bytes
-  __nv_bfloat16 row[kTileKeys][kDim + 8];
+  alignas(16) __nv_bfloat16 row[kTileKeys][kDim + 8];
 
   // Begins to copy the rows that `from` points to, in shared memory. All lanes of a warp take part.
   template <typename RowAt>
@@ -75,16 +75,29 @@ struct TileRows {
     }
   }
 
-  // dots = the keys x heads of tile n of `queries`. Two sums side by side, since a product waits for the one before it.
-  template <int kHeadTiles>
-  __device__ __forceinline__ void Dot(const uint4* queries, int n, float (&dots)[4]) const {
+  // The same for the first `count` rows. Those past them become zeros where `zeros`, else they stay as they are.
+  template <typename RowAt>
+  __device__ __forceinline__ void CopyOf(RowAt from, int count, bool zeros) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int n = 0; n < kTileKeys * kPieces / kWarp; ++n) {
+      const int key = (lane + n * kWarp) / kPieces, piece = (lane + n * kWarp) % kPieces;
+      const bool inside = key < count;
+      if (inside || zeros) CopyAsync16(&row[key][piece * 8], from(inside ? key : 0) + piece * 8, inside);
+    }
+  }
+
+  // dots = the keys x the heads of a tile, whose queries query(step) gives a lane as RotatedQueries has them. Two sums
+  // side by side, since a product waits for the one before it.
+  template <typename QueryAt>
+  __device__ __forceinline__ void Dot(QueryAt query_at, float (&dots)[4]) const {
     const int lane = threadIdx.x % kWarp;
     float coarse[4] = {}, fine[4] = {};
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
       unsigned keys[4];
       LoadMatrices(keys, &row[lane % 16][step * 16 + lane / 16 * 8]);
-      const uint4 query = __ldg(queries + (step * kHeadTiles + n) * kWarp + lane);
+      const uint4 query = query_at(step);
       Mma(coarse, keys, query.x, query.y);
       Mma(fine, keys, query.z, query.w);
     }

@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constan
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; ++tile) {
         float dots[4];
-        shared.tiles[warp][n % kStages].template Dot<kHeadTiles>(rotated, tile, dots);
+        shared.tiles[warp][n % kStages].Dot(
+            [&](int step) { return __ldg(rotated + (step * kHeadTiles + tile) * kWarp + lane); }, dots);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int candidate = first + lane / 4 + i / 2 * 8, head = tile * kTileHeads + lane % 4 * 2 + i % 2;

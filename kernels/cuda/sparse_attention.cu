@@ -23,7 +23,7 @@ constexpr int kThreads = kTileKeys;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kDimsOfThread = static_cast<int>(kMaxQueryDim) / kThreads;
 constexpr int kHeadsOfWarp = kHeadsAtOnce / kWarps;
-constexpr Index kCallBytes = Index{256} << 20;  // that the splits of one pass over rows may take
+constexpr Index kCallBytes = Index{384} << 20;  // that the splits of one pass over rows may take
 
 template <typename Kv>
 struct Shared {
@@ -398,10 +398,9 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
 Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   if (head_dim > kMaxQueryDim) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
-  const Index splits = MostSplits(MostItems(args));
-  const Index mass = args.chunk_mass.rank == 0 ? 0 : args.chunk_mass.size();
+  const Index splits = SplitsOf(MostItems(args));
   const Index documents = args.context == nullptr ? 0 : args.context->num_documents(), kv_heads = args.tail_k.dims[0];
-  const Index row_bytes = heads * (splits * (head_dim + 2) + mass) * static_cast<Index>(sizeof(float)) +
+  const Index row_bytes = heads * splits * (head_dim + 2) * static_cast<Index>(sizeof(float)) +
                           RotatedQueryBytes(1, documents, kv_heads, heads / kv_heads, head_dim);
   const Index at_once = std::clamp<Index>(kCallBytes / std::max<Index>(row_bytes, 1), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {

@@ -12,20 +12,17 @@
 
 namespace unfold {
 
-// How many splits a list has: as many as blocks that take one each, of few items where the list is short. That depends
-// on the list's own length alone. A split has a run of the list's gist items, which are of few documents, and every so
-// many-th of the others: sinks are of many, and a tile's work grows with its documents.
+// How many splits a list has: as many as blocks that take one each, of few items where the list is short, and a
+// multiple of that where it is long, so that all blocks take as many. That depends on the list's own length alone. A
+// split has a run of the list's gist items, which are of few documents, and every so many-th of the others: sinks are
+// of many, and a tile's work grows with its documents.
 constexpr int kItemsOfSplit = 28;  // the most
-constexpr int kUsualItems = 8, kMostUsualItems = kItemsOfSplit - 2, kUsualSplits = 66;
+constexpr int kUsualItems = 8, kMostUsualItems = kItemsOfSplit - 2, kUsualSplits = 96;
 __host__ __device__ inline int SplitsOf(Index items) {
   const auto all = static_cast<int>(items);
-  const int wanted = (all + kUsualSplits - 1) / kUsualSplits;
-  const int each = wanted < kUsualItems ? kUsualItems : wanted < kMostUsualItems ? wanted : kMostUsualItems;
-  return (all + each - 1) / each;
-}
-// The most splits that a list of up to so many items has.
-inline Index MostSplits(Index items) {
-  return std::min(CeilDiv(items, kUsualItems), std::max<Index>(kUsualSplits, CeilDiv(items, kMostUsualItems)));
+  const int few = (all + kUsualItems - 1) / kUsualItems;
+  const int rounds = (all + kUsualSplits * kMostUsualItems - 1) / (kUsualSplits * kMostUsualItems);
+  return few < kUsualSplits ? few : rounds * kUsualSplits;
 }
 
 // Where a block works: one split of a row and key/value head, for up to `at_once` heads of the group.
@@ -64,6 +61,7 @@ template <typename Kv>
 struct SplitItems {
   Item<Kv> items[kItemsOfSplit];
   std::int32_t ends[kItemsOfSplit];  // keys up to and with each item
+  int count;                         // of items, without empty ones at the end
 
   // Takes the items of a split. Returns how many keys they have.
   __device__ std::int32_t Load(const ItemsOfRow<Kv>& row, unsigned split, unsigned splits) {
@@ -107,6 +105,8 @@ struct SplitItems {
       Item<Kv> item;
       if (threadIdx.x < kItemsOfSplit) find(&item);
       const std::int32_t through = WarpSumThrough(item.keys());
+      const unsigned used = __ballot_sync(kAllLanes, item.keys() > 0);
+      if (threadIdx.x == 0) count = kWarp - __clz(static_cast<int>(used));
       if (threadIdx.x < kItemsOfSplit) {
         items[threadIdx.x] = item;
         ends[threadIdx.x] = through;
@@ -130,10 +130,10 @@ struct SplitItems {
   }
 };
 
-// How many of a list's splits have a block of their own: so many that the device is full.
+// How many of a list's splits have a block of their own: so many that all blocks find a place at once.
 inline Index SplitsAtOnce(const CudaContext& context, Index lists, Index splits) {
   constexpr Index kBlocksOfMultiprocessor = 3;
-  return std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), lists), 1, splits);
+  return std::clamp<Index>(kBlocksOfMultiprocessor * context.num_multiprocessors() / lists, 1, splits);
 }
 
 // Logits of the keys of chosen chunks, for their mass: [lists, splits, kItemsOfSplit * most, heads at once]. Null:

@@ -28,6 +28,13 @@ constexpr float kLog2E = 1.4426950408889634F;
 // Tiles of a warp: so many that three blocks share a multiprocessor, or one on an A100 at large dims.
 constexpr int StagesFor(int dim) { return dim > 128 ? 1 : 2; }
 
+// Two to a power; 0 for minus infinity and for what would be smaller than the least normal number.
+__device__ __forceinline__ float Exp2(float power) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(value) : "f"(power));
+  return value;
+}
+
 // The transpose of an 8 x 8 matrix of 16-bit elements, a row of pairs in every four lanes.
 __device__ __forceinline__ unsigned Transposed(unsigned pair) {
   unsigned turned;
@@ -35,25 +42,72 @@ __device__ __forceinline__ unsigned Transposed(unsigned pair) {
   return turned;
 }
 
-// A tile of keys, their values and documents.
+// Up to 16 keys of one item and their values.
 template <int kDim>
-struct KeyTile {
+struct ItemTile {
   TileRows<kDim> keys, values;
-  const Bf16 *k[kTileKeys], *v[kTileKeys];  // where they come from
-  int document[kTileKeys];
+  int document[kTileKeys];  // of each key, where the item has several
 
-  // Begins to copy the tile that begins at key `first` of the split. Keys past the last stand for the last.
-  __device__ __forceinline__ void Copy(const SplitItems<Bf16>& split, const AttentionInputs<Bf16>& in,
-                                       std::int32_t first, std::int32_t count) {
+  // Begins to copy keys [first, first + 16) of an item, or what is left of it. Values past the last are zeros, since
+  // their weights are.
+  __device__ __forceinline__ void Copy(const Item<Bf16>& item, std::int32_t first, Index documents) {
     const int lane = threadIdx.x % kWarp;
-    if (lane < kTileKeys) {
-      const typename SplitItems<Bf16>::Key own = split.At(min(first + lane, count - 1), kDim, in.documents());
-      k[lane] = own.k, v[lane] = own.v, document[lane] = own.document;
+    const std::int32_t count = item.keys() - first;
+    if (item.ends != nullptr && lane < kTileKeys) {
+      document[lane] = item.Document(first + min(lane, count - 1), documents);
     }
-    __syncwarp();
-    keys.Copy([&](int key) { return k[key]; });
-    values.Copy([&](int key) { return v[key]; });
+    // A chunk's first row is its gist, the others are its page's; all of another item are one table's.
+    const bool raw = item.raw_rows > 0, gist = raw && first == 0;
+    const Index begin = (raw ? first - 1 : first) * Index{kDim};
+    const Bf16 *k = (raw ? item.raw_k : item.k) + begin, *v = (raw ? item.raw_v : item.v) + begin;
+    keys.CopyOf([&](int row) { return gist && row == 0 ? item.k : k + row * kDim; }, count, false);
+    values.CopyOf([&](int row) { return gist && row == 0 ? item.v : v + row * kDim; }, count, true);
   }
+};
+
+// Which tile of a split a warp is at: it takes every kWarps-th item, 16 keys of it at a time.
+struct TileCursor {
+  int item;
+  std::int32_t first = 0;
+
+  __device__ __forceinline__ TileCursor(const SplitItems<Bf16>& split, int warp) : item(warp) { SkipEmpty(split); }
+  __device__ __forceinline__ bool Inside(const SplitItems<Bf16>& split) const { return item < split.count; }
+  __device__ __forceinline__ void Next(const SplitItems<Bf16>& split) {
+    first += kTileKeys;
+    if (first < split.items[item].keys()) return;
+    first = 0, item += kWarps;
+    SkipEmpty(split);
+  }
+
+ private:
+  __device__ __forceinline__ void SkipEmpty(const SplitItems<Bf16>& split) {
+    while (item < split.count && split.items[item].keys() == 0) item += kWarps;
+  }
+};
+
+// The queries of one document, in registers as far as they have room.
+template <int kDim, int kHeadTiles>
+struct HeldQueries {
+  static constexpr int kSteps = kDim / 16;
+  static constexpr bool kHeld = kDim * kHeadTiles <= 256;
+  const uint4* from = nullptr;
+  uint4 held[kHeld ? kSteps * kHeadTiles : 1];
+
+  __device__ __forceinline__ void Take(const uint4* queries) {
+    if (queries == from) return;
+    from = queries;
+    if constexpr (kHeld) {
+#pragma unroll
+      for (int i = 0; i < kSteps * kHeadTiles; ++i) held[i] = At(i);
+    }
+  }
+  __device__ __forceinline__ uint4 operator()(int step, int n) const {
+    if constexpr (kHeld) return held[step * kHeadTiles + n];
+    return At(step * kHeadTiles + n);
+  }
+
+ private:
+  __device__ __forceinline__ uint4 At(int i) const { return __ldg(from + i * kWarp + threadIdx.x % kWarp); }
 };
 
 template <int kDim, int kHeadTiles>
@@ -61,7 +115,7 @@ struct AttendShared {
   static constexpr int kStages = StagesFor(kDim);
   SplitItems<Bf16> split;
   union {
-    KeyTile<kDim> tiles[kWarps][kStages];
+    ItemTile<kDim> tiles[kWarps][kStages];
     float sums[kWarps][kHeadTiles * kTileHeads][kDim];
   };
   float2 state[kWarps][kHeadTiles * kTileHeads];
@@ -93,10 +147,10 @@ struct WarpState {
 #pragma unroll
       for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
       most = fmaxf(most, largest[n][h]);
-      shrink[h] = largest[n][h] == -INFINITY ? 0.0F : exp2f((largest[n][h] - most) * kLog2E);
+      shrink[h] = largest[n][h] == -INFINITY ? 0.0F : Exp2((largest[n][h] - most) * kLog2E);
       largest[n][h] = most;
-      weight[h] = exp2f((logits[h] - most) * kLog2E);
-      weight[h + 2] = exp2f((logits[h + 2] - most) * kLog2E);
+      weight[h] = Exp2((logits[h] - most) * kLog2E);
+      weight[h + 2] = Exp2((logits[h + 2] - most) * kLog2E);
       total[n][h] = fmaf(total[n][h], shrink[h], weight[h] + weight[h + 2]);
     }
     // Most tiles find no larger logit than those before.
@@ -146,43 +200,43 @@ struct SplitWorker {
   const AttentionInputs<Bf16>& in;
   const Place& place;
   AttendShared<kDim, kHeadTiles>& shared;
-  std::int32_t keys;
   const RotatedQueries& queries;
 
-  // Scaled logits of the tile that begins at key `first`, minus infinity past the last key.
-  __device__ __forceinline__ void Logits(const KeyTile<kDim>& tile, std::int32_t first,
-                                         float (&logits)[kHeadTiles][4]) const {
+  // Scaled logits of a tile of `count` keys, minus infinity past the last.
+  __device__ __forceinline__ void Logits(const ItemTile<kDim>& tile, const Item<Bf16>& item, std::int32_t count,
+                                         HeldQueries<kDim, kHeadTiles>& held, float (&logits)[kHeadTiles][4]) const {
     const int lane = threadIdx.x % kWarp, group = lane / 4;
-    const bool inside = first + group < keys, inside8 = first + group + 8 < keys;
+    const bool inside = group < count, inside8 = group + 8 < count;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) logits[n][0] = logits[n][1] = logits[n][2] = logits[n][3] = -INFINITY;
-    ForDocuments(tile.document[lane % kTileKeys], [&](int now, bool own, bool own8) {
-      const uint4* rotated = queries.For(place.t, now, place.kv_head);
+    const auto meet = [&](int document, bool own, bool own8) {
+      held.Take(queries.For(place.t, document, place.kv_head));
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
         float dots[4];
-        tile.keys.template Dot<kHeadTiles>(rotated, n, dots);
+        tile.keys.Dot([&](int step) { return held(step, n); }, dots);
         if (inside && own) logits[n][0] = in.scale * dots[0], logits[n][1] = in.scale * dots[1];
         if (inside8 && own8) logits[n][2] = in.scale * dots[2], logits[n][3] = in.scale * dots[3];
       }
-    });
+    };
+    if (item.ends == nullptr) {
+      meet(item.document, true, true);
+    } else {
+      ForDocuments(tile.document[lane % kTileKeys], meet);
+    }
   }
 
-  // Keeps the logits of chosen chunks: [item, key of the item, head] from `to` on.
-  __device__ __forceinline__ void Keep(const float (&logits)[kHeadTiles][4], std::int32_t first, Index most,
-                                       float* to) const {
+  // Keeps the logits of a chosen chunk's keys, [key, head] from `to` on.
+  __device__ __forceinline__ void Keep(const float (&logits)[kHeadTiles][4], std::int32_t count, float* to) const {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const std::int32_t key = first + lane / 4 + i * 8;
-      if (key >= keys) continue;
-      const int item = shared.split.ItemOf(key);
-      if (shared.split.items[item].chunk < 0) continue;
-      float* row = to + (item * most + key - shared.split.Begin(item)) * kHeads + lane % 4 * 2;
+      const int key = lane / 4 + i * 8;
+      if (key >= count) continue;
+      float* row = to + key * kHeads + lane % 4 * 2;
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
-        row[n * kTileHeads] = logits[n][2 * i];
-        row[n * kTileHeads + 1] = logits[n][2 * i + 1];
+        *reinterpret_cast<float2*>(row + n * kTileHeads) = make_float2(logits[n][2 * i], logits[n][2 * i + 1]);
       }
     }
   }
@@ -232,34 +286,38 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   const int warp = threadIdx.x / kWarp;
   const int used = SplitsOf(row.count());
   for (Index split = place.split; split < used; split += at_once) {
-    const std::int32_t keys = shared.split.Load(row, static_cast<unsigned>(split), used);
-    const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, keys, queries};
-    // Tile n of the warp.
-    const auto copy = [&](int n) {
-      const std::int32_t first = (n * kWarps + warp) * kTileKeys;
-      if (first < keys) shared.tiles[warp][n % kStages].Copy(shared.split, in, first, keys);
+    shared.split.Load(row, static_cast<unsigned>(split), used);
+    const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, queries};
+    const Index first_item = (kept_list * partials.splits + split) * kItemsOfSplit;
+    TileCursor ahead(shared.split, warp);
+    const auto copy = [&](ItemTile<kDim>& tile) {
+      if (ahead.Inside(shared.split)) {
+        tile.Copy(shared.split.items[ahead.item], ahead.first, in.documents());
+        ahead.Next(shared.split);
+      }
       CommitCopies();
     };
 #pragma unroll
-    for (int n = 0; n < kStages; ++n) copy(n);
+    for (int n = 0; n < kStages; ++n) copy(shared.tiles[warp][n]);
     WarpState<kDim, kHeadTiles> state;
-    for (int n = 0; (n * kWarps + warp) * kTileKeys < keys; ++n) {
-      const std::int32_t first = (n * kWarps + warp) * kTileKeys;
-      const KeyTile<kDim>& tile = shared.tiles[warp][n % kStages];
+    HeldQueries<kDim, kHeadTiles> held;
+    int stage = 0;
+    for (TileCursor at(shared.split, warp); at.Inside(shared.split); at.Next(shared.split)) {
+      ItemTile<kDim>& tile = shared.tiles[warp][stage];
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+      const Item<Bf16>& item = shared.split.items[at.item];
+      const std::int32_t count = item.keys() - at.first;
       WaitForCopies<kStages - 1>();
       __syncwarp();
       float logits[kHeadTiles][4];
-      worker.Logits(tile, first, logits);
-      if (keeps) {
-        worker.Keep(logits, first, kept.most,
-                    kept.logits + (kept_list * partials.splits + split) * kItemsOfSplit * kept.most * kHeads);
+      worker.Logits(tile, item, count, held, logits);
+      if (keeps && item.chunk >= 0) {
+        worker.Keep(logits, count, kept.logits + ((first_item + at.item) * kept.most + at.first) * kHeads);
       }
 #pragma unroll
-      for (int tile_of_heads = 0; tile_of_heads < kHeadTiles; ++tile_of_heads) {
-        state.Take(tile_of_heads, logits[tile_of_heads], tile.values);
-      }
+      for (int n = 0; n < kHeadTiles; ++n) state.Take(n, logits[n], tile.values);
       __syncwarp();
-      copy(n + kStages);
+      copy(tile);
     }
     WaitForCopies<0>();
     __syncthreads();  // the sums take the tiles' place
