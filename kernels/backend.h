@@ -62,9 +62,9 @@ struct MatMulArgs {
   bool accumulate = false;
   Tensor out;                   // f32 [T, N], with compute bf16 and without accumulate f32|bf16
   DType compute = DType::kF32;  // or kBF16
-  bool decode = false;  // rows of a decoding step: their bits may depend on how many there are, so a backend can take
-                        // another form for few rows
-  Tensor bias{};        // f32|f16|bf16 [N], optional; not with accumulate
+  bool query = false;  // rows of a question or an answer, which are not stored: their bits may depend on how many there
+                       // are, so a backend can take another form for few rows
+  Tensor bias{};       // f32|f16|bf16 [N], optional; not with accumulate
 };
 
 struct RopeArgs {    // out[t, h] = x[t, h] rotated to positions[t]; out may be x.

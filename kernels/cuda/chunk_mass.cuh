@@ -7,27 +7,49 @@
 
 namespace unfold {
 
-// The attention mass of the last row on each chosen chunk, from logits that attention kept: an item and head a thread,
-// the heads of an item side by side. `mass` is [Hk, C]; no other thread adds to a chunk of a head.
-static __global__ void KeptMassKernel(const __grid_constant__ AttentionInputs<__nv_bfloat16> in, Index splits,
-                                      Index at_once, KeyLogits kept, unsigned heads_at_once, const float2* state,
-                                      float* mass) {
+struct MassShared {
+  SplitItems<__nv_bfloat16> items;
+  float2 whole[2 * kTileHeads];
+};
+
+// Where the mass of the last row goes, [Hk, C], from logits that attention kept; `at_once` blocks a list.
+struct KeptMass {
+  KeyLogits kept;
+  unsigned heads_at_once = 0, at_once = 0;
+  float* mass = nullptr;
+};
+
+// Adds a block's part: an item and head a thread, the heads of an item side by side. No other thread adds to a chunk of
+// a key/value head. The softmax is merged here again: nothing then waits for those that merge the values.
+static __device__ void AddKeptMass(const AttentionInputs<__nv_bfloat16>& in, const Partials& partials,
+                                   const KeptMass& to, unsigned block, MassShared& shared) {
   constexpr int kLoadsAtOnce = 4;
-  __shared__ SplitItems<__nv_bfloat16> items;
-  WaitForWorkBefore();
-  Place place(in, at_once, heads_at_once);
-  place.t += kept.first_row;
+  const unsigned heads_at_once = to.heads_at_once;
+  Place place(in, to.at_once, heads_at_once, block);
+  place.t += to.kept.first_row;
   const ItemsOfRow<__nv_bfloat16> row(in, place.t, place.kv_head);
+  const int used = SplitsOf(row.count()), lane = threadIdx.x % kWarp;
+  for (int h = static_cast<int>(threadIdx.x) / kWarp; h < place.heads; h += static_cast<int>(blockDim.x) / kWarp) {
+    const float2* state = partials.state + (place.t * in.queries.heads + place.first_head + h) * partials.splits;
+    float largest = -INFINITY, total = 0;
+    for (int s = lane; s < used; s += kWarp) largest = fmaxf(largest, state[s].x);
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+    }
+    for (int s = lane; s < used; s += kWarp) total = fmaf(state[s].y, expf(state[s].x - largest), total);
+    total = WarpSum(total);
+    if (lane == 0) shared.whole[h] = make_float2(largest, total);
+  }
   const auto head = static_cast<int>(threadIdx.x % heads_at_once), i = static_cast<int>(threadIdx.x / heads_at_once);
-  const float2 whole =
-      head < place.heads ? state[place.t * in.queries.heads + place.first_head + head] : make_float2(0, 1);
-  const int used = SplitsOf(row.count());
-  for (Index split = place.split; split < used; split += at_once) {
+  for (Index split = place.split; split < used; split += to.at_once) {
     __syncthreads();
-    items.Load(row, static_cast<unsigned>(split), used);
-    const int keys = i < kItemsOfSplit && items.items[i].chunk >= 0 && head < place.heads ? items.items[i].keys() : 0;
-    const float* logits =
-        kept.logits + ((place.list * splits + split) * kItemsOfSplit + i) * kept.most * heads_at_once + head;
+    shared.items.Load(row, static_cast<unsigned>(split), used);
+    const Item<__nv_bfloat16>& item = shared.items.items[min(i, kItemsOfSplit - 1)];
+    const int keys = i < kItemsOfSplit && item.chunk >= 0 && head < place.heads ? item.keys() : 0;
+    const float2 whole = head < place.heads ? shared.whole[head] : make_float2(0, 1);
+    const float* logits = to.kept.logits +
+                          ((place.list * partials.splits + split) * kItemsOfSplit + i) * to.kept.most * heads_at_once +
+                          head;
     float sum = 0;
     for (int first = 0; first < keys; first += kLoadsAtOnce) {
       float own[kLoadsAtOnce];
@@ -40,7 +62,7 @@ static __global__ void KeptMassKernel(const __grid_constant__ AttentionInputs<__
     }
     sum /= whole.y;
     for (unsigned step = heads_at_once / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-    if (keys > 0 && head == 0) mass[place.kv_head * in.levels[0].rows.stride + items.items[i].chunk] += sum;
+    if (keys > 0 && head == 0) to.mass[place.kv_head * in.levels[0].rows.stride + item.chunk] += sum;
   }
 }
 

@@ -11,34 +11,47 @@ namespace unfold {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr Index kMostNormThreads = 1024;
 
 // One row a block: its id decides what is read.
 template <typename Element>
 __global__ void EmbedKernel(const Element* table, Index vocabulary, Index width, const std::int32_t* ids, float* out,
                             FaultSink faults) {
+  WaitForWorkBefore();
   const Index row = blockIdx.x;
   const std::int32_t id = ids[row];
   if (!InRange(faults, FaultKind::kEmbedIds, row, id, vocabulary)) return;
   for (Index i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = Widen(table[id * width + i]);
 }
 
-// One row a block, four neighbours a thread. `out` may be `x`: a thread writes only what it alone has read. `vectors`:
-// all rows can be read and written four at a time; the order of the sum is the same without.
+// One row a block, four neighbours a thread, of which it keeps the first. `out` may be `x`: a thread writes only what
+// it alone has read. `vectors`: all rows can be read and written four at a time; the order of the sum is the same
+// without.
 template <typename X, typename Element, typename Out>
-__global__ void RmsNormKernel(const X* x, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
+__global__ void __launch_bounds__(kMostNormThreads)
+    RmsNormKernel(const X* x, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
   __shared__ float shared[kWarp];
+  const Index own = 4 * threadIdx.x;
   const X* row = x + blockIdx.x * width;
+  float first[4], first_weights[4];
+  LoadFour(weight + own, vectors && own < width, width - own, first_weights);  // older than the work before
+  WaitForWorkBefore();
+  LoadFour(row + own, vectors && own < width, width - own, first);
   float squares = 0;
-  for (Index i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
+  for (const float value : first) squares = fmaf(value, value, squares);
+  for (Index i = own + 4 * blockDim.x; i < width; i += 4 * blockDim.x) {
     float values[4];
     LoadFour(row + i, vectors, width - i, values);
     for (const float value : values) squares = fmaf(value, value, squares);
   }
   const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
-  for (Index i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
+  for (Index i = own; i < width; i += 4 * blockDim.x) {
     float values[4], weights[4];
-    LoadFour(row + i, vectors, width - i, values);
-    LoadFour(weight + i, vectors, width - i, weights);
+    for (int e = 0; e < 4; ++e) values[e] = first[e], weights[e] = first_weights[e];
+    if (i > own) {
+      LoadFour(row + i, vectors, width - i, values);
+      LoadFour(weight + i, vectors, width - i, weights);
+    }
     for (int e = 0; e < 4; ++e) values[e] = values[e] * scale * weights[e];
     StoreFour(values, vectors, width - i, out + blockIdx.x * width + i);
   }
@@ -62,6 +75,7 @@ struct RopeShape {
 template <typename X, typename Out>
 __global__ void RopeKernel(const X* x, RopeShape shape, const std::int32_t* positions, const float* cos,
                            const float* sin, Out* out, FaultSink faults) {
+  WaitForWorkBefore();
   const Index t = blockIdx.x;
   const std::int32_t position = positions[t];
   if (position < 0 || position >= shape.table_rows) {
@@ -97,6 +111,7 @@ constexpr int kSwiGluFours = 2;  // of a thread, a block's width apart, so that 
 
 template <typename Element>
 __global__ void SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
+  WaitForWorkBefore();
   float gates[kSwiGluFours][4], ups[kSwiGluFours][4];
   const Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x);
 #pragma unroll
@@ -125,6 +140,7 @@ template <typename Element, typename Kv>
 __global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bfloat16* k_scale,
                              const __nv_bfloat16* v_scale, const std::int32_t* positions, const float* cos,
                              const float* sin, UnfoldShape shape, Kv* out_k, Kv* out_v, FaultSink faults) {
+  WaitForWorkBefore();
   const Index at = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= shape.rows * shape.kv_heads * shape.half) return;
   const Index i = at % shape.half, row = at / shape.half, t = row / shape.kv_heads, head = row % shape.kv_heads;
@@ -148,13 +164,13 @@ __global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bflo
 Status CudaBackend::DoEmbed(const EmbedArgs& args) {
   const Index rows = args.ids.dims[0], width = args.table.dims[1];
   if (rows == 0) return Status::Ok();
-  WithWeightType(args.table.dtype, [&](auto* element) {
-    using Element = std::remove_cvref_t<decltype(*element)>;
-    EmbedKernel<<<static_cast<unsigned>(rows), kThreads, 0, context_->stream()>>>(
-        args.table.as<const Element>(), args.table.dims[0], width, args.ids.as<std::int32_t>(), args.out.as<float>(),
-        context_->NextCall());
+  Status status;
+  WithWeightType(args.table.dtype, [&]<typename Element>(const Element*) {
+    status = context_->Launch(EmbedKernel<Element>, {rows, kThreads, 0, "Embed"}, args.table.as<const Element>(),
+                              args.table.dims[0], width, args.ids.as<std::int32_t>(), args.out.as<float>(),
+                              context_->NextCall());
   });
-  return context_->Launched("Embed");
+  return status;
 }
 
 Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
@@ -162,16 +178,18 @@ Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   if (rows == 0) return Status::Ok();
   const bool vectors =
       width % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data) && HasVectors(args.out.data);
+  const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, 4 * kWarp) * kWarp));
+  Status status;
   const auto run = [&]<typename X, typename Element, typename Out>(X*, const Element*, Out*) {
-    RmsNormKernel<<<static_cast<unsigned>(rows), kThreads, 0, context_->stream()>>>(
-        args.x.as<const X>(), width, args.weight.as<const Element>(), args.epsilon, vectors, args.out.as<Out>());
+    status = context_->Launch(RmsNormKernel<X, Element, Out>, {rows, threads, 0, "RmsNorm"}, args.x.as<const X>(),
+                              width, args.weight.as<const Element>(), args.epsilon, vectors, args.out.as<Out>());
   };
   WithActivationType(args.x.dtype, [&](auto* x) {
     WithActivationType(args.out.dtype, [&](auto* out) {
       WithWeightType(args.weight.dtype, [&](auto* element) { run(x, element, out); });
     });
   });
-  return context_->Launched("RmsNorm");
+  return status;
 }
 
 Status CudaBackend::DoRope(const RopeArgs& args) {
@@ -182,27 +200,29 @@ Status CudaBackend::DoRope(const RopeArgs& args) {
   const RopeShape shape{static_cast<int>(heads), static_cast<int>(half), static_cast<int>(fours), args.rope.cos.dims[0],
                         half % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.out.data) &&
                             HasVectors(args.rope.cos.data) && HasVectors(args.rope.sin.data)};
-  const auto threads = static_cast<unsigned>(std::min<Index>(kThreads, CeilDiv(heads * fours, kWarp) * kWarp));
+  const auto threads = static_cast<int>(std::min<Index>(kThreads, CeilDiv(heads * fours, kWarp) * kWarp));
+  Status status;
   const auto run = [&]<typename X, typename Out>(X*, Out*) {
-    RopeKernel<<<static_cast<unsigned>(rows), threads, 0, context_->stream()>>>(
-        args.x.as<const X>(), shape, args.positions.as<std::int32_t>(), args.rope.cos.as<float>(),
-        args.rope.sin.as<float>(), args.out.as<Out>(), context_->NextCall());
+    status = context_->Launch(RopeKernel<X, Out>, {rows, threads, 0, "Rope"}, args.x.as<const X>(), shape,
+                              args.positions.as<std::int32_t>(), args.rope.cos.as<float>(), args.rope.sin.as<float>(),
+                              args.out.as<Out>(), context_->NextCall());
   };
   WithActivationType(args.x.dtype,
                      [&](auto* x) { WithActivationType(args.out.dtype, [&](auto* out) { run(x, out); }); });
-  return context_->Launched("Rope");
+  return status;
 }
 
 Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const Index count = args.gate.size();
   if (count == 0) return Status::Ok();
   const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
-  WithActivationType(args.gate.dtype, [&](auto* element) {
-    using Element = std::remove_cvref_t<decltype(*element)>;
-    SwiGluKernel<<<Blocks(count, 4 * kSwiGluFours * kThreads), kThreads, 0, context_->stream()>>>(
+  Status status;
+  WithActivationType(args.gate.dtype, [&]<typename Element>(Element*) {
+    status = context_->Launch(
+        SwiGluKernel<Element>, {CeilDiv(count, 4 * kSwiGluFours * kThreads), kThreads, 0, "SwiGlu"},
         args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors, args.out.as<Element>());
   });
-  return context_->Launched("SwiGlu");
+  return status;
 }
 
 Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
@@ -210,12 +230,13 @@ Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
   const UnfoldShape shape{rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.rope.cos.dims[0]};
   const Index pairs = rows * kv_heads * head_dim / 2;
   if (pairs == 0) return Status::Ok();
+  Status status;
   const auto run = [&]<typename Element>(const Element*, const __nv_bfloat16* k_scale, const __nv_bfloat16* v_scale) {
     WithActivationType(args.out_k.dtype, [&]<typename Kv>(Kv*) {
-      UnfoldKernel<<<Blocks(pairs, kThreads), kThreads, 0, context_->stream()>>>(
-          args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale, args.positions.as<std::int32_t>(),
-          args.rope.cos.as<float>(), args.rope.sin.as<float>(), shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(),
-          context_->NextCall());
+      status = context_->Launch(UnfoldKernel<Element, Kv>, {CeilDiv(pairs, kThreads), kThreads, 0, "Unfold"},
+                                args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale,
+                                args.positions.as<std::int32_t>(), args.rope.cos.as<float>(), args.rope.sin.as<float>(),
+                                shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(), context_->NextCall());
     });
   };
   if (args.k.dtype == DType::kInt8) {
@@ -224,7 +245,7 @@ Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
   } else {
     WithWeightType(args.k.dtype, [&](auto* element) { run(element, nullptr, nullptr); });
   }
-  return context_->Launched("Unfold");
+  return status;
 }
 
 }  // namespace unfold

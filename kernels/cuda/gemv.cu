@@ -86,7 +86,7 @@ void Launch(CudaContext& context, const MatMulArgs& args) {
 bool TakesDecodeProduct(const MatMulArgs& args) {
   const Index rows = args.x.dims[0], inner = args.x.dims[1];
   const bool vectors = inner % 8 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data);
-  return args.decode && rows >= 1 && rows <= kMaxRows && vectors;
+  return args.query && rows >= 1 && rows <= kMaxRows && vectors;
 }
 
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args) {

@@ -101,6 +101,9 @@ struct Layouts {
 
 constexpr std::uint32_t kAlignment = 16;  // of what the chosen algorithms load at once: HasVectors
 constexpr Index kTypicalRows = 16384;     // the batch an algorithm is chosen for: a packed batch of documents
+constexpr Index kMostQueryRows = 256;     // of a batch that has an algorithm of its own
+constexpr Index kQueryRowsStep = 16;      // so many numbers of rows share one
+constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // for the parts of sums when K is split
 
 }  // namespace
 
@@ -141,14 +144,18 @@ bool TensorCoreProducts::Takes(const MatMulArgs& args) {
   return args.compute == DType::kBF16 && args.weight.dtype == DType::kBF16 && bias_fits && whole_vectors;
 }
 
-// The first proposal that does not split K. No workspace is offered, which most that split would need.
-Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(const MatMulArgs& args, cublasLtMatmulDesc_t operation) {
-  const Index columns = args.weight.dims[0], inner = args.weight.dims[1];
-  const Kind kind{columns, inner, args.out.dtype, args.bias.rank != 0};
+// The first proposal, for stored rows the first that does not split K. To these no workspace is offered, which most
+// that split would need; the others add their parts in f32.
+Result<TensorCoreProducts::Algorithm> TensorCoreProducts::AlgorithmFor(const MatMulArgs& args,
+                                                                       cublasLtMatmulDesc_t operation) {
+  const Index columns = args.weight.dims[0], inner = args.weight.dims[1], own_rows = args.x.dims[0];
+  const bool may_split = args.query && own_rows <= kMostQueryRows;
+  const Index rows = may_split ? CeilDiv(own_rows, kQueryRowsStep) * kQueryRowsStep : kTypicalRows;
+  const Kind kind{columns, inner, args.out.dtype, args.bias.rank != 0, rows};
   const auto known = algorithms_.find(kind);
   if (known != algorithms_.end()) return known->second;
   Layouts layouts;
-  UNFOLD_TRY(layouts.Make(kTypicalRows, inner, columns, args.out.dtype));
+  UNFOLD_TRY(layouts.Make(rows, inner, columns, args.out.dtype));
   Preference preference;
   UNFOLD_TRY(Blas(cublasLtMatmulPreferenceCreate(&preference.handle), "preference"));
   std::uint32_t alignment = kAlignment;
@@ -157,6 +164,15 @@ Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(const MatMulArgs& 
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
     UNFOLD_TRY(Blas(cublasLtMatmulPreferenceSetAttribute(preference.handle, attribute, &alignment, sizeof(alignment)),
                     "alignment"));
+  }
+  if (may_split) {
+    const std::uint32_t in_f32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    UNFOLD_TRY(Blas(cublasLtMatmulPreferenceSetAttribute(preference.handle, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                         &in_f32, sizeof(in_f32)),
+                    "sums of parts"));
+    UNFOLD_TRY(Blas(cublasLtMatmulPreferenceSetAttribute(preference.handle, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                         &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
+                    "workspace"));
   }
   std::array<cublasLtMatmulHeuristicResult_t, 32> proposals{};
   int found = 0;
@@ -169,16 +185,16 @@ Result<cublasLtMatmulAlgo_t> TensorCoreProducts::AlgorithmFor(const MatMulArgs& 
     std::size_t written = 0;
     const cublasStatus_t read = cublasLtMatmulAlgoConfigGetAttribute(
         &proposals[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof(split), &written);
-    if (proposals[i].state != CUBLAS_STATUS_SUCCESS || read != CUBLAS_STATUS_SUCCESS || split > 1) continue;
-    algorithms_.emplace(kind, proposals[i].algo);
-    return proposals[i].algo;
+    if (proposals[i].state != CUBLAS_STATUS_SUCCESS || read != CUBLAS_STATUS_SUCCESS) continue;
+    if (split > 1 && !may_split) continue;
+    return algorithms_.emplace(kind, Algorithm{proposals[i].algo, proposals[i].workspaceSize}).first->second;
   }
   return Status::Device("cuda: cuBLASLt proposes no algorithm for " + std::string(DTypeName(args.out.dtype)) +
                         " products with weights [" + std::to_string(columns) + ", " + std::to_string(inner) + "]" +
                         (args.bias.rank != 0 ? " and a bias" : ""));
 }
 
-Status TensorCoreProducts::Multiply(const Operands& operands, const MatMulArgs& args) {
+Status TensorCoreProducts::Multiply(CallMemory& memory, const Operands& operands, const MatMulArgs& args) {
   const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
   Operation operation;
   UNFOLD_TRY(Blas(cublasLtMatmulDescCreate(&operation.handle, CUBLAS_COMPUTE_32F, CUDA_R_32F), "operation"));
@@ -195,14 +211,18 @@ Status TensorCoreProducts::Multiply(const Operands& operands, const MatMulArgs& 
                                                    sizeof(operands.bias)),
                     "bias"));
   }
-  UNFOLD_TRY_ASSIGN(const cublasLtMatmulAlgo_t algorithm, AlgorithmFor(args, operation.handle));
+  UNFOLD_TRY_ASSIGN(const Algorithm chosen, AlgorithmFor(args, operation.handle));
+  void* workspace = nullptr;
+  if (chosen.workspace_bytes > 0) workspace = memory.Array<std::byte>(static_cast<Index>(chosen.workspace_bytes));
+  UNFOLD_TRY(memory.status());
   Layouts layouts;
   UNFOLD_TRY(layouts.Make(rows, inner, columns, args.out.dtype));
   const float one = 1, before = args.accumulate ? 1 : 0;
-  return Blas(cublasLtMatmul(context_.blas(), operation.handle, &one, operands.weight, layouts.weight.handle,
-                             operands.x, layouts.x.handle, &before, operands.out, layouts.out.handle, operands.out,
-                             layouts.out.handle, &algorithm, nullptr, 0, context_.stream()),
-              "MatMul of " + args.x.ShapeString() + " and " + args.weight.ShapeString());
+  return Blas(
+      cublasLtMatmul(context_.blas(), operation.handle, &one, operands.weight, layouts.weight.handle, operands.x,
+                     layouts.x.handle, &before, operands.out, layouts.out.handle, operands.out, layouts.out.handle,
+                     &chosen.algorithm, workspace, chosen.workspace_bytes, context_.stream()),
+      "MatMul of " + args.x.ShapeString() + " and " + args.weight.ShapeString());
 }
 
 // Memory that is aligned less than the algorithm wants is worked on in a copy: the bits must not depend on an address.
@@ -222,14 +242,22 @@ Status TensorCoreProducts::Run(const MatMulArgs& args) {
                             "MatMul");
   };
   if (args.accumulate) UNFOLD_TRY(copy(operands.out, args.out.data));
-  UNFOLD_TRY(Multiply(operands, args));
+  UNFOLD_TRY(Multiply(memory, operands, args));
   UNFOLD_TRY(copy(args.out.data, operands.out));
   return context_.Launched("MatMul");
 }
 
 Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {
-  for (const MatMulArgs& args : products) {
+  while (!products.empty()) {
+    const MatMulArgs& args = products.front();
     const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
+    if (TakesFewRows(args)) {
+      const std::size_t together = ProductsOfSameRows(products);
+      UNFOLD_TRY(RunFewRows(*context_, products.first(together)));
+      products = products.subspan(together);
+      continue;
+    }
+    products = products.subspan(1);
     if (rows == 0 || columns == 0) continue;
     if (TakesDecodeProduct(args)) {
       UNFOLD_TRY(RunDecodeProduct(*context_, args));

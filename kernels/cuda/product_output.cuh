@@ -10,6 +10,7 @@ namespace unfold {
 
 class ProductOutput {
  public:
+  ProductOutput() = default;
   explicit ProductOutput(const MatMulArgs& args)
       : out_(args.out.data),
         bias_(args.bias.rank == 0 ? nullptr : args.bias.data),
@@ -35,10 +36,10 @@ class ProductOutput {
     return static_cast<const float*>(bias_)[column];
   }
 
-  void* out_;
-  const void* bias_;
-  DType out_type_, bias_type_;
-  bool accumulate_;
+  void* out_ = nullptr;
+  const void* bias_ = nullptr;
+  DType out_type_ = DType::kF32, bias_type_ = DType::kF32;
+  bool accumulate_ = false;
 };
 
 }  // namespace unfold

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // TensorCoreProducts: x * weight^T in bf16 on tensor cores, by cuBLASLt. For each kind of product (N, K, type of the
 // output, with a bias or without) one algorithm is chosen, once, and used whatever the number of rows: one tile, one
-// order over K, no split of K, so a row's bits do not depend on its batch (held by the op suite).
+// order over K, no split of K, so a row's bits do not depend on its batch (held by the op suite). For a query's rows
+// one is chosen for about as many rows, which may split K.
 //
 // Thread-compatible. Included by .cu files only.
 #ifndef UNFOLD_KERNELS_CUDA_PRODUCTS_H_
@@ -10,6 +11,7 @@
 #include <cuda_bf16.h>
 
 #include <map>
+#include <span>
 #include <tuple>
 
 #include "kernels/backend.h"
@@ -25,7 +27,14 @@ const float* WidenToF32(CudaContext& context, CallMemory& memory, const Tensor& 
 // `from`, f32 or bf16, as the type of `to`, of equal size.
 void Convert(CudaContext& context, const Tensor& from, const Tensor& to);
 
-// Products of a decoding step's few rows, at the speed at which the weights come from memory (gemv.cu).
+// Products of a query's few rows, at the speed at which the weights come from memory: bf16 by bf16 on tensor cores
+// (few_rows.cu), and other types (gemv.cu).
+constexpr int kFewRows = 8, kMostProductsAtOnce = 3;
+bool TakesFewRows(const MatMulArgs& args);
+// With how many of the first products RunFewRows takes at once: those that have their x in common. The first must be
+// one that TakesFewRows.
+std::size_t ProductsOfSameRows(std::span<const MatMulArgs> products);
+Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products);
 bool TakesDecodeProduct(const MatMulArgs& args);
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args);
 
@@ -44,12 +53,17 @@ class TensorCoreProducts {
     const void *weight, *x, *bias;  // bias: null for none
     void* out;
   };
-  Status Multiply(const Operands& operands, const MatMulArgs& args);
-  Result<cublasLtMatmulAlgo_t> AlgorithmFor(const MatMulArgs& args, cublasLtMatmulDesc_t operation);
+  Status Multiply(CallMemory& memory, const Operands& operands, const MatMulArgs& args);
+  struct Algorithm {
+    cublasLtMatmulAlgo_t algorithm;
+    std::size_t workspace_bytes;
+  };
+  Result<Algorithm> AlgorithmFor(const MatMulArgs& args, cublasLtMatmulDesc_t operation);
 
   CudaContext& context_;
-  using Kind = std::tuple<std::int64_t, std::int64_t, DType, bool>;  // N, K, type of the output, with a bias
-  std::map<Kind, cublasLtMatmulAlgo_t> algorithms_;
+  // N, K, type of the output, with a bias, rows that it is chosen for
+  using Kind = std::tuple<std::int64_t, std::int64_t, DType, bool, std::int64_t>;
+  std::map<Kind, Algorithm> algorithms_;
 };
 
 }  // namespace unfold

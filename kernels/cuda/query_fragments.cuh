@@ -75,18 +75,6 @@ struct TileRows {
     }
   }
 
-  // The same for the first `count` rows. Those past them become zeros where `zeros`, else they stay as they are.
-  template <typename RowAt>
-  __device__ __forceinline__ void CopyOf(RowAt from, int count, bool zeros) {
-    const int lane = threadIdx.x % kWarp;
-#pragma unroll
-    for (int n = 0; n < kTileKeys * kPieces / kWarp; ++n) {
-      const int key = (lane + n * kWarp) / kPieces, piece = (lane + n * kWarp) % kPieces;
-      const bool inside = key < count;
-      if (inside || zeros) CopyAsync16(&row[key][piece * 8], from(inside ? key : 0) + piece * 8, inside);
-    }
-  }
-
   // dots = the keys x the heads of a tile, whose queries query(step) gives a lane as RotatedQueries has them. Two sums
   // side by side, since a product waits for the one before it.
   template <typename QueryAt>

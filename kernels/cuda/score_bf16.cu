@@ -42,6 +42,9 @@ __global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constan
   // What is loaded late waits behind the keys that are on their way, so tables come first.
   const auto first_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, begin)));
   const auto last_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, end - 1)));
+  // Candidates ascend, so a tile whose last one is before `known_end` is of document `known`.
+  int known = first_document;
+  std::int32_t known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;
   // Tile n of the warp. Keys past the last stand for the last.
   const auto copy = [&](int n) {
     const int first = begin + n * kBlockKeys + warp * kTileKeys;
@@ -64,9 +67,12 @@ __global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constan
     copy(n + kStages - 1);
     const int first = begin + n * kBlockKeys + warp * kTileKeys;
     // The document of candidate lane % 16; those past the last have the last one's.
-    int document = first_document;
-    if (first_document != last_document) {
+    int document = known;
+    if (first_document != last_document && first < end &&
+        in.GistAt(list, min(first + kTileKeys, count) - 1) >= known_end) {
       document = static_cast<int>(in.CheckedDocument(in.GistAt(list, min(first + lane % kTileKeys, count - 1))));
+      known = __shfl_sync(kAllLanes, document, kTileKeys - 1);
+      known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;
     }
     WaitForCopies<kStages - 1>();
     __syncwarp();

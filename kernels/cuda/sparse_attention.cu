@@ -149,14 +149,15 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kMergeThreads = 512;
 constexpr int kMergeAtOnce = 8;  // loads of a thread under way
 
+struct MergeShared {
+  float sums[kMergeThreads / kWarp], parts[kMergeThreads];
+};
+
 // One row and head a block, kMergeThreads / D splits side by side. Leaves the softmax's largest logit and total in
-// `state`.
+// `state`. `shares` has room for the splits.
 template <typename Kv>
-__global__ void __launch_bounds__(kMergeThreads)
-    MergeKernel(const __grid_constant__ AttentionInputs<Kv> in, Partials partials, float* out, float2* state) {
-  extern __shared__ float shares[];  // [splits]
-  __shared__ float shared[kMergeThreads / kWarp], parts[kMergeThreads];
-  WaitForWorkBefore();
+__device__ void MergeHead(const AttentionInputs<Kv>& in, const Partials& partials, float* out, float2* state,
+                          float* shares, MergeShared& shared) {
   const auto heads = static_cast<unsigned>(in.queries.heads), kv_heads = static_cast<unsigned>(in.kv_heads);
   const unsigned t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
   const int d = static_cast<int>(in.queries.head_dim), side_by_side = kMergeThreads / d;
@@ -177,9 +178,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int step = kWarp / 2; step > 0; step /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
   }
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = largest;
+  if (threadIdx.x % kWarp == 0) shared.sums[threadIdx.x / kWarp] = largest;
   __syncthreads();
-  for (int w = 0; w < kMergeThreads / kWarp; ++w) largest = fmaxf(largest, shared[w]);
+  for (int w = 0; w < kMergeThreads / kWarp; ++w) largest = fmaxf(largest, shared.sums[w]);
   float total = 0;
   for (int s = threadIdx.x; s < splits; s += kMergeThreads) {
     const float2 one = partials.state[first + s];
@@ -187,8 +188,8 @@ __global__ void __launch_bounds__(kMergeThreads)
     shares[s] = share;
     total = fmaf(one.y, share, total);
   }
-  total = BlockSum(total, shared);
-  if (threadIdx.x == 0) state[blockIdx.x] = make_float2(largest, total);
+  total = BlockSum(total, shared.sums);
+  if (threadIdx.x == 0 && state != nullptr) state[blockIdx.x] = make_float2(largest, total);
   float sum = 0;
   for (int s = side; side < side_by_side && s < splits; s += kMergeAtOnce * side_by_side) {
     if (s > side) load(s);
@@ -198,11 +199,37 @@ __global__ void __launch_bounds__(kMergeThreads)
       if (own < splits) sum = fmaf(shares[own], part[n], sum);
     }
   }
-  parts[threadIdx.x] = sum;
+  shared.parts[threadIdx.x] = sum;
   __syncthreads();
   if (side > 0) return;
-  for (int other = 1; other < side_by_side; ++other) sum += parts[other * d + e];
+  for (int other = 1; other < side_by_side; ++other) sum += shared.parts[other * d + e];
   out[Index{blockIdx.x} * d + e] = sum / total;
+}
+
+template <typename Kv>
+__global__ void __launch_bounds__(kMergeThreads)
+    MergeKernel(const __grid_constant__ AttentionInputs<Kv> in, Partials partials, float* out, float2* state) {
+  extern __shared__ float shares[];
+  __shared__ MergeShared shared;
+  WaitForWorkBefore();
+  MergeHead(in, partials, out, state, shares, shared);
+}
+
+constexpr std::size_t kMergeOrMassBytes = sizeof(MergeShared) > sizeof(MassShared) ? sizeof(MergeShared)
+                                                                                   : sizeof(MassShared);
+
+// The same for all `merged` rows and heads, and the attention mass of the last row, by the blocks after those.
+__global__ void __launch_bounds__(kMergeThreads)
+    MergeAndMassKernel(const __grid_constant__ AttentionInputs<__nv_bfloat16> in, Partials partials, unsigned merged,
+                       float* out, KeptMass mass) {
+  extern __shared__ float shares[];
+  __shared__ alignas(16) unsigned char shared[kMergeOrMassBytes];
+  WaitForWorkBefore();
+  if (blockIdx.x < merged) {
+    MergeHead(in, partials, out, nullptr, shares, *reinterpret_cast<MergeShared*>(shared));
+  } else {
+    AddKeptMass(in, partials, mass, blockIdx.x - merged, *reinterpret_cast<MassShared*>(shared));
+  }
 }
 
 // The attention mass on each chosen chunk, from the finished softmax: the keys' weights, summed over heads, then over
@@ -344,13 +371,16 @@ Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionAr
   return context.Launched("SparseAttention");
 }
 
-Status AddKeptMass(CudaContext& context, const SparseAttentionArgs& args, const AttentionInputs<__nv_bfloat16>& in,
-                   Index splits, const KeyLogits& kept, const float2* state) {
+Status MergeWithMass(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows_of_heads,
+                     const Partials& partials, const KeyLogits& kept, float* out, float* mass) {
   const auto heads_at_once = static_cast<unsigned>(TensorCoreHeads(in.queries.heads / in.kv_heads));
-  const Index at_once = SplitsAtOnce(context, in.kv_heads, splits);
-  const auto threads = static_cast<int>(CeilDiv(kItemsOfSplit * heads_at_once, kWarp) * kWarp);
-  return context.Launch(KeptMassKernel, {in.kv_heads * at_once, threads, 0, "SparseAttention"}, in, splits, at_once,
-                        kept, heads_at_once, state, args.chunk_mass.as<float>());
+  static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads);
+  const Index at_once = SplitsAtOnce(context, in.kv_heads, partials.splits);
+  const auto share_bytes = static_cast<std::size_t>(partials.splits) * sizeof(float);
+  return context.Launch(MergeAndMassKernel,
+                        {rows_of_heads + in.kv_heads * at_once, kMergeThreads, share_bytes, "SparseAttention"}, in,
+                        partials, static_cast<unsigned>(rows_of_heads), out,
+                        KeptMass{kept, heads_at_once, static_cast<unsigned>(at_once), mass});
 }
 
 template <typename Kv>
@@ -368,7 +398,6 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   const Index rows = args.q.dims[0], d = in.queries.head_dim, rows_of_heads = rows * in.queries.heads;
   const Partials partials{memory.Array<float2>(rows_of_heads * splits), memory.Array<float>(rows_of_heads * splits * d),
                           splits, memory.Array<int>(rows * in.kv_heads)};
-  auto* state = memory.Array<float2>(rows_of_heads);
   const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0;
   KeyLogits kept;
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
@@ -380,10 +409,12 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
       }
       UNFOLD_TRY(memory.status());
       UNFOLD_TRY(LaunchTensorCoreAttention(context, in, rows, args.turned.data, partials, kept));
-      UNFOLD_TRY(MergeSplits(context, in, rows_of_heads, partials, args.out.as<float>(), state));
-      return with_mass ? AddKeptMass(context, args, in, splits, kept, state) : Status::Ok();
+      auto* out = args.out.as<float>();
+      if (!with_mass) return MergeSplits(context, in, rows_of_heads, partials, out, nullptr);
+      return MergeWithMass(context, in, rows_of_heads, partials, kept, out, args.chunk_mass.as<float>());
     }
   }
+  auto* state = memory.Array<float2>(rows_of_heads);
   UNFOLD_TRY(memory.status());
   const Index blocks = rows * in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce) * splits;
   const auto kernel = in.vectors ? AttendKernel<true, Kv> : AttendKernel<false, Kv>;

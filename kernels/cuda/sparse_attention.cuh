@@ -32,13 +32,13 @@ struct Place {
 
   // Blocks of a list stand side by side, `splits` of them.
   template <typename Kv>
-  __device__ Place(const AttentionInputs<Kv>& in, Index splits, Index at_once) {
+  __device__ Place(const AttentionInputs<Kv>& in, Index splits, Index at_once, unsigned block = blockIdx.x) {
     // Of 32 bits: a division of 64 is a hundred instructions.
     const auto kv_heads = static_cast<unsigned>(in.kv_heads), most = static_cast<unsigned>(at_once);
     const unsigned group = static_cast<unsigned>(in.queries.heads) / kv_heads, batches = (group + most - 1) / most;
-    const unsigned of_list = static_cast<unsigned>(splits), own = blockIdx.x / of_list;
+    const unsigned of_list = static_cast<unsigned>(splits), own = block / of_list;
     const unsigned batch = own % batches;
-    split = blockIdx.x % of_list, list = own;
+    split = block % of_list, list = own;
     kv_head = own / batches % kv_heads, t = own / batches / kv_heads;
     first_head = kv_head * group + batch * most;
     heads = static_cast<int>(min(most, group - batch * most));

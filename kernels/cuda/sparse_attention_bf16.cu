@@ -23,7 +23,8 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr float kLog2E = 1.4426950408889634F;
+constexpr float kLog2E = 1.4426950408889634F, kLn2 = 0.69314718055994531F;
+constexpr float kNoLogit = -1e30F;  // below all logits; differences to it are numbers
 
 // Tiles of a warp: so many that three blocks share a multiprocessor, or one on an A100 at large dims.
 constexpr int StagesFor(int dim) { return dim > 128 ? 1 : 2; }
@@ -45,23 +46,43 @@ __device__ __forceinline__ unsigned Transposed(unsigned pair) {
 // Up to 16 keys of one item and their values.
 template <int kDim>
 struct ItemTile {
+  static constexpr int kPieces = kDim / 8, kRowsAtOnce = kWarp / kPieces;  // that a warp copies with one instruction
   TileRows<kDim> keys, values;
   int document[kTileKeys];  // of each key, where the item has several
 
-  // Begins to copy keys [first, first + 16) of an item, or what is left of it. Values past the last are zeros, since
-  // their weights are.
+  // Rows that no copy has reached are multiplied by weights of zero, so they must be numbers.
+  __device__ __forceinline__ void Clear() {
+    auto* to = reinterpret_cast<uint4*>(&values);
+#pragma unroll
+    for (int i = threadIdx.x % kWarp; i < static_cast<int>(sizeof(values) / sizeof(uint4)); i += kWarp) {
+      to[i] = make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  // Begins to copy keys [first, first + 16) of an item, or what is left of it.
   __device__ __forceinline__ void Copy(const Item<Bf16>& item, std::int32_t first, Index documents) {
-    const int lane = threadIdx.x % kWarp;
+    const int lane = threadIdx.x % kWarp, row = lane / kPieces, piece = lane % kPieces * 8;
     const std::int32_t count = item.keys() - first;
     if (item.ends != nullptr && lane < kTileKeys) {
       document[lane] = item.Document(first + min(lane, count - 1), documents);
     }
-    // A chunk's first row is its gist, the others are its page's; all of another item are one table's.
-    const bool raw = item.raw_rows > 0, gist = raw && first == 0;
-    const Index begin = (raw ? first - 1 : first) * Index{kDim};
-    const Bf16 *k = (raw ? item.raw_k : item.k) + begin, *v = (raw ? item.raw_v : item.v) + begin;
-    keys.CopyOf([&](int row) { return gist && row == 0 ? item.k : k + row * kDim; }, count, false);
-    values.CopyOf([&](int row) { return gist && row == 0 ? item.v : v + row * kDim; }, count, true);
+    // A chunk's first row is its gist, the others are its page's; all of another item are one table's. Behind the first
+    // row, addresses are constants apart.
+    const bool raw = item.raw_rows > 0;
+    const Index at = static_cast<Index>(raw ? first + row - 1 : first + row) * kDim + piece;
+    const Bf16 *k = (raw ? item.raw_k : item.k) + at, *v = (raw ? item.raw_v : item.v) + at;
+    const bool gist = raw && first + row == 0;
+    const int left = row < kRowsAtOnce ? count - row : 0;
+    if (left > 0) {
+      CopyAsync16(&keys.row[row][piece], gist ? item.k + piece : k, true);
+      CopyAsync16(&values.row[row][piece], gist ? item.v + piece : v, true);
+    }
+#pragma unroll
+    for (int next = kRowsAtOnce; next < kTileKeys; next += kRowsAtOnce) {
+      if (next >= left) continue;
+      CopyAsync16(&keys.row[row + next][piece], k + next * kDim, true);
+      CopyAsync16(&values.row[row + next][piece], v + next * kDim, true);
+    }
   }
 };
 
@@ -70,18 +91,11 @@ struct TileCursor {
   int item;
   std::int32_t first = 0;
 
-  __device__ __forceinline__ TileCursor(const SplitItems<Bf16>& split, int warp) : item(warp) { SkipEmpty(split); }
   __device__ __forceinline__ bool Inside(const SplitItems<Bf16>& split) const { return item < split.count; }
-  __device__ __forceinline__ void Next(const SplitItems<Bf16>& split) {
-    first += kTileKeys;
-    if (first < split.items[item].keys()) return;
-    first = 0, item += kWarps;
-    SkipEmpty(split);
-  }
-
- private:
-  __device__ __forceinline__ void SkipEmpty(const SplitItems<Bf16>& split) {
-    while (item < split.count && split.items[item].keys() == 0) item += kWarps;
+  // To the tile after one of `count` keys and those behind it in its item.
+  __device__ __forceinline__ void Next(std::int32_t count) {
+    first = count > kTileKeys ? first + kTileKeys : 0;
+    item += count > kTileKeys ? 0 : kWarps;
   }
 };
 
@@ -90,24 +104,25 @@ template <int kDim, int kHeadTiles>
 struct HeldQueries {
   static constexpr int kSteps = kDim / 16;
   static constexpr bool kHeld = kDim * kHeadTiles <= 256;
+  const RotatedQueries& queries;
+  const Place& place;
+  int document = -1;
   const uint4* from = nullptr;
   uint4 held[kHeld ? kSteps * kHeadTiles : 1];
 
-  __device__ __forceinline__ void Take(const uint4* queries) {
-    if (queries == from) return;
-    from = queries;
+  __device__ __forceinline__ void Take(int of) {
+    if (of == document) return;
+    document = of;
+    from = queries.For(place.t, of, place.kv_head) + threadIdx.x % kWarp;
     if constexpr (kHeld) {
 #pragma unroll
-      for (int i = 0; i < kSteps * kHeadTiles; ++i) held[i] = At(i);
+      for (int i = 0; i < kSteps * kHeadTiles; ++i) held[i] = __ldg(from + i * kWarp);
     }
   }
   __device__ __forceinline__ uint4 operator()(int step, int n) const {
     if constexpr (kHeld) return held[step * kHeadTiles + n];
-    return At(step * kHeadTiles + n);
+    return __ldg(from + (step * kHeadTiles + n) * kWarp);
   }
-
- private:
-  __device__ __forceinline__ uint4 At(int i) const { return __ldg(from + i * kWarp + threadIdx.x % kWarp); }
 };
 
 template <int kDim, int kHeadTiles>
@@ -121,7 +136,7 @@ struct AttendShared {
   float2 state[kWarps][kHeadTiles * kTileHeads];
 };
 
-// A warp's softmax and sums. A lane has heads 2 c and 2 c + 1 of each tile.
+// A warp's softmax and sums, with logits to base 2. A lane has heads 2 c and 2 c + 1 of each tile.
 template <int kDim, int kHeadTiles>
 struct WarpState {
   static constexpr int kProducts = kDim / kMmaRows;
@@ -131,14 +146,14 @@ struct WarpState {
   __device__ __forceinline__ WarpState() {
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      largest[n][0] = largest[n][1] = -INFINITY;
+      largest[n][0] = largest[n][1] = kNoLogit;
       total[n][0] = total[n][1] = 0;
 #pragma unroll
       for (int i = 0; i < kProducts; ++i) sums[n][i][0] = sums[n][i][1] = sums[n][i][2] = sums[n][i][3] = 0;
     }
   }
 
-  // Takes a tile's scaled logits of head tile n (minus infinity: no key) and its values.
+  // Takes a tile's logits of head tile n (minus infinity: no key) and its values.
   __device__ __forceinline__ void Take(int n, const float (&logits)[4], const TileRows<kDim>& values) {
     float weight[4], shrink[2];
 #pragma unroll
@@ -147,10 +162,10 @@ struct WarpState {
 #pragma unroll
       for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
       most = fmaxf(most, largest[n][h]);
-      shrink[h] = largest[n][h] == -INFINITY ? 0.0F : Exp2((largest[n][h] - most) * kLog2E);
+      shrink[h] = Exp2(largest[n][h] - most);
       largest[n][h] = most;
-      weight[h] = Exp2((logits[h] - most) * kLog2E);
-      weight[h + 2] = Exp2((logits[h + 2] - most) * kLog2E);
+      weight[h] = Exp2(logits[h] - most);
+      weight[h + 2] = Exp2(logits[h + 2] - most);
       total[n][h] = fmaf(total[n][h], shrink[h], weight[h] + weight[h + 2]);
     }
     // Most tiles find no larger logit than those before.
@@ -183,7 +198,7 @@ struct WarpState {
 #pragma unroll
         for (int step = 4; step < kWarp; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
         const int head = n * kTileHeads + lane % 4 * 2 + h;
-        if (lane < 4) shared.state[warp][head] = make_float2(largest[n][h], sum);
+        if (lane < 4) shared.state[warp][head] = make_float2(largest[n][h] * kLn2, sum);
 #pragma unroll
         for (int i = 0; i < kProducts; ++i) {
           shared.sums[warp][head][i * 16 + lane / 4] = sums[n][i][h];
@@ -200,29 +215,30 @@ struct SplitWorker {
   const AttentionInputs<Bf16>& in;
   const Place& place;
   AttendShared<kDim, kHeadTiles>& shared;
-  const RotatedQueries& queries;
 
-  // Scaled logits of a tile of `count` keys, minus infinity past the last.
+  // Logits to base 2 of a tile of `count` keys, minus infinity past the last.
   __device__ __forceinline__ void Logits(const ItemTile<kDim>& tile, const Item<Bf16>& item, std::int32_t count,
                                          HeldQueries<kDim, kHeadTiles>& held, float (&logits)[kHeadTiles][4]) const {
     const int lane = threadIdx.x % kWarp, group = lane / 4;
     const bool inside = group < count, inside8 = group + 8 < count;
+    const float scale = in.scale * kLog2E;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) logits[n][0] = logits[n][1] = logits[n][2] = logits[n][3] = -INFINITY;
     const auto meet = [&](int document, bool own, bool own8) {
-      held.Take(queries.For(place.t, document, place.kv_head));
+      held.Take(document);
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
         float dots[4];
         tile.keys.Dot([&](int step) { return held(step, n); }, dots);
-        if (inside && own) logits[n][0] = in.scale * dots[0], logits[n][1] = in.scale * dots[1];
-        if (inside8 && own8) logits[n][2] = in.scale * dots[2], logits[n][3] = in.scale * dots[3];
+        if (own) logits[n][0] = scale * dots[0], logits[n][1] = scale * dots[1];
+        if (own8) logits[n][2] = scale * dots[2], logits[n][3] = scale * dots[3];
       }
     };
     if (item.ends == nullptr) {
-      meet(item.document, true, true);
+      meet(item.document, inside, inside8);
     } else {
-      ForDocuments(tile.document[lane % kTileKeys], meet);
+      ForDocuments(tile.document[lane % kTileKeys],
+                   [&](int now, bool own, bool own8) { meet(now, own && inside, own8 && inside8); });
     }
   }
 
@@ -236,7 +252,8 @@ struct SplitWorker {
       float* row = to + key * kHeads + lane % 4 * 2;
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
-        *reinterpret_cast<float2*>(row + n * kTileHeads) = make_float2(logits[n][2 * i], logits[n][2 * i + 1]);
+        *reinterpret_cast<float2*>(row + n * kTileHeads) =
+            make_float2(kLn2 * logits[n][2 * i], kLn2 * logits[n][2 * i + 1]);
       }
     }
   }
@@ -252,7 +269,7 @@ struct SplitWorker {
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
         const float2 part = state[w * kHeads];
-        const float share = part.x == -INFINITY ? 0.0F : exp2f((part.x - largest) * kLog2E);
+        const float share = Exp2((part.x - largest) * kLog2E);
         total = fmaf(part.y, share, total);
         state[w * kHeads].x = share;
       }
@@ -277,34 +294,36 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
   constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
-  WaitForWorkBefore();
+  const int warp = threadIdx.x / kWarp;
   const Place place(in, at_once, kHeads);
+  WaitForWorkBefore();
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
   partials.Tell(place, in.kv_heads, row.count());
   const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
-  const int warp = threadIdx.x / kWarp;
   const int used = SplitsOf(row.count());
   for (Index split = place.split; split < used; split += at_once) {
+    for (int n = 0; n < kStages; ++n) shared.tiles[warp][n].Clear();
     shared.split.Load(row, static_cast<unsigned>(split), used);
-    const SplitWorker<kDim, kHeadTiles> worker{in, place, shared, queries};
+    const SplitWorker<kDim, kHeadTiles> worker{in, place, shared};
     const Index first_item = (kept_list * partials.splits + split) * kItemsOfSplit;
-    TileCursor ahead(shared.split, warp);
+    TileCursor ahead{warp}, at{warp};
     const auto copy = [&](ItemTile<kDim>& tile) {
       if (ahead.Inside(shared.split)) {
-        tile.Copy(shared.split.items[ahead.item], ahead.first, in.documents());
-        ahead.Next(shared.split);
+        const Item<Bf16>& item = shared.split.items[ahead.item];
+        tile.Copy(item, ahead.first, in.documents());
+        ahead.Next(item.keys() - ahead.first);
       }
       CommitCopies();
     };
+    // What is loaded late waits behind the keys that are on their way, so the first queries come first.
+    HeldQueries<kDim, kHeadTiles> held{queries, place};
+    if (at.Inside(shared.split)) held.Take(shared.split.items[warp].document);
 #pragma unroll
     for (int n = 0; n < kStages; ++n) copy(shared.tiles[warp][n]);
     WarpState<kDim, kHeadTiles> state;
-    HeldQueries<kDim, kHeadTiles> held;
-    int stage = 0;
-    for (TileCursor at(shared.split, warp); at.Inside(shared.split); at.Next(shared.split)) {
+    for (int stage = 0; at.Inside(shared.split); stage = stage + 1 == kStages ? 0 : stage + 1) {
       ItemTile<kDim>& tile = shared.tiles[warp][stage];
-      stage = stage + 1 == kStages ? 0 : stage + 1;
       const Item<Bf16>& item = shared.split.items[at.item];
       const std::int32_t count = item.keys() - at.first;
       WaitForCopies<kStages - 1>();
@@ -316,6 +335,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
       }
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) state.Take(n, logits[n], tile.values);
+      at.Next(count);
       __syncwarp();
       copy(tile);
     }

@@ -44,7 +44,7 @@ Result<std::unique_ptr<Transformer>> Transformer::Random(ModelConfig config, Bac
 Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
   if (num_tokens == 0) return Status::InvalidArgument("a forward pass needs at least one token");
-  decode_ = options.decode;
+  query_ = options.query;
   query_type_ = options.query_type;
   UNFOLD_TRY_ASSIGN(const Tensor id_view, ids_.Upload(backend_, ids));
   UNFOLD_TRY_ASSIGN(hidden_view_, hidden_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
@@ -133,7 +133,7 @@ Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
                                .epsilon = config_.norm_epsilon,
                                .out = normed}));
   MatMulArgs product = Product(normed, weights_.output, out);
-  product.decode = true;  // one row, whatever the pass was
+  product.query = true;  // one row, whatever the pass was
   UNFOLD_TRY(backend_.MatMul(product));
   logits.resize(config_.vocab_size);
   return backend_.Download(logits.data(), out);

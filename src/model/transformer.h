@@ -64,7 +64,7 @@ class Transformer {
   struct PassOptions {
     int num_layers = 0;              // 0: all
     bool keys_only = false;          // the last layer computes k and v alone: encoding needs no more of it
-    bool decode = false;             // a step after the prompt: its bits are compared with no other pass's (MatMulArgs)
+    bool query = false;              // rows of a question or an answer, which are not stored (MatMulArgs)
     DType query_type = DType::kF32;  // of q and of what attention returns: this or the backend's WorkingType
   };
   // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
@@ -78,7 +78,7 @@ class Transformer {
       : config_(std::move(config)), checkpoint_(std::move(checkpoint)), backend_(backend), compute_(compute) {}
   // The product x * weight^T + bias; a bias that is not set is none.
   MatMulArgs Product(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& bias = {}) const {
-    return {.x = x, .weight = weight, .out = out, .compute = compute_, .decode = decode_, .bias = bias};
+    return {.x = x, .weight = weight, .out = out, .compute = compute_, .query = query_, .bias = bias};
   }
   // hidden += x * weight^T.
   Status AddProduct(const Tensor& x, const Tensor& weight, const Tensor& hidden);
@@ -92,7 +92,7 @@ class Transformer {
   SafeTensors checkpoint_;
   Backend& backend_;
   DType compute_;
-  bool decode_ = false;  // of the running pass, as the next
+  bool query_ = false;  // of the running pass, as the next
   DType query_type_ = DType::kF32;
   std::unique_ptr<RandomTensors> random_memory_;  // of Random
   Weights weights_;

@@ -249,7 +249,7 @@ Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<con
   // Where work is queued, a step that finds all it needs in memory waits for no layer.
   UNFOLD_TRY(attention.BeginPass(num_tokens, decode && model.backend().RunsBehind()));
   for (bool done = false; !done;) {
-    UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .decode = decode}));
+    UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .query = true}));
     UNFOLD_TRY(model.Logits(num_tokens - 1, logits));
     UNFOLD_TRY_ASSIGN(done, attention.EndPass());
     if (!done) UNFOLD_TRY(attention.BeginAgain());

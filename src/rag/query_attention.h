@@ -99,7 +99,8 @@ class QueryAttention : public LayerAttention {
   std::vector<std::int32_t> first_counts_;
 };
 
-// Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode` as in PassOptions.
+// Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode`: a step of an answer, which
+// expects to find what it attends in memory.
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
                     std::vector<float>& logits);
 

@@ -159,7 +159,7 @@ TEST_P(Bf16Activations, MatMul) {
         for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{17, 33}, {64, 40}, {100, 7}, {512, 64}}) {
           ProductCase c(random, x_type, type, rows, inner, columns);
           c.args.compute = DType::kBF16;
-          c.args.decode = random.Below(2) == 0;
+          c.args.query = random.Below(2) == 0;
           Guarded out(out_type, {rows, columns}), narrow(out_type, {rows, columns}), want(DType::kF32, {rows, columns});
           const Status status = backend_->MatMul(c.To(out));
           ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(want))));
@@ -169,6 +169,38 @@ TEST_P(Bf16Activations, MatMul) {
           ASSERT_TRUE(Near(out, want, [&](std::int64_t i) { return c.Bound(i, want[i], out_type); }))
               << rows << " x " << inner << " x " << columns << ", weights " << DTypeName(type);
         }
+      }
+    }
+  }
+}
+
+// Products of a query that share their x, as one piece of work: more tiles of columns than a chip has places for, then
+// few, and columns that fill no tile.
+TEST_P(Bf16Activations, MatMulsOfAQuery) {
+  Random random(67);
+  for (std::int64_t rows : {1, 3, 8}) {
+    for (std::int64_t inner : {40, 512}) {
+      const Guarded x = random.Make(DType::kBF16, {rows, inner});
+      std::vector<ProductCase> cases;
+      std::vector<Guarded> outs, wants;
+      std::vector<MatMulArgs> products;
+      for (std::int64_t columns : {24, 13001, 40, 7}) {
+        ProductCase& c = cases.emplace_back(random, DType::kBF16, DType::kBF16, rows, inner, columns);
+        outs.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{rows, columns});
+        wants.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{rows, columns});
+        std::memcpy(c.x.u16(), x.u16(), (*x).bytes());
+        std::memcpy(c.rounded.u16(), x.u16(), (*x).bytes());
+        c.args.x = x;
+        c.args.compute = DType::kBF16;
+        c.args.query = true;
+        products.push_back(c.To(outs.back()));
+        ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(wants.back()))));
+      }
+      if (!Done(backend_->MatMuls(products))) return;
+      for (std::size_t p = 0; p < cases.size(); ++p) {
+        ASSERT_TRUE(
+            Near(outs[p], wants[p], [&](std::int64_t i) { return cases[p].Bound(i, wants[p][i], DType::kF32); }))
+            << rows << " x " << inner << ", product " << p;
       }
     }
   }

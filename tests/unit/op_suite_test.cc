@@ -87,7 +87,7 @@ void CheckMatMul(Backend& backend, Backend& ref, Random& random, const MatMulArg
     std::memcpy(out.f32(), before.f32(), (*out).bytes());
     std::memcpy(want.f32(), before.f32(), (*want).bytes());
   }
-  ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, accumulate, out, shape.compute, shape.decode})));
+  ASSERT_TRUE(Succeeds(backend.MatMul({x, weight, accumulate, out, shape.compute, shape.query})));
   ASSERT_TRUE(Succeeds(ref.MatMul({x, weight, accumulate, want, shape.compute})));
   const Guarded seen = shape.compute == DType::kBF16 ? Narrowed(x) : x;
   ASSERT_TRUE(Near(out, want,
@@ -202,15 +202,15 @@ TEST_P(OpSuite, MatMulOfSubnormalHalves) {
       Near(out, want, [&](std::int64_t i) { return 66 * kEps * Norm(x, i / 5, 64) * Norm(weight, i % 5, 64); }));
 }
 
-// The form for a decoding step's rows, few and many, keeps the bound.
-TEST_P(OpSuite, MatMulOfDecodingSteps) {
+// The form for a query's rows, few and many, keeps the bound.
+TEST_P(OpSuite, MatMulOfQueries) {
   Random random(11);
   for (DType compute : kComputeTypes) {
     for (DType type : kWeightTypes) {
-      for (std::int64_t rows : {1, 2, 3, 4, 5, 17}) {
+      for (std::int64_t rows : {1, 2, 3, 4, 5, 8, 9, 17, 40}) {
         for (std::int64_t inner : {8, 24, 100, 2048, 5000}) {
-          MatMulArgs shape = Shape(type, compute, rows, inner, 7);
-          shape.decode = true;
+          MatMulArgs shape = Shape(type, compute, rows, inner, rows % 2 == 0 ? 7 : 48);
+          shape.query = true;
           CheckMatMul(*backend_, *ref_, random, shape, rows % 2 == 0, 1);
           if (HasFatalFailure()) return;
         }
