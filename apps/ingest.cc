@@ -196,7 +196,9 @@ CommandRun AddIngest(CLI::App& command) {
   command.add_option("--max-document-bytes", flags->max_document_bytes, "larger files are not read, such as 16MiB")
       ->transform(ByteSize())
       ->type_name("N");
-  command.add_option("--encode-batch-tokens", flags->encode_batch_tokens, "tokens encoded in one pass")
+  command
+      .add_option("--encode-batch-tokens", flags->encode_batch_tokens,
+                  "tokens encoded in one pass; 0: what keeps the backend busy")
       ->check(CheckPositive)
       ->type_name("N");
   command.add_flag("--force", flags->force, "go on when the disk seems too small");

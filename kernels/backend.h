@@ -336,6 +336,8 @@ class Backend {
   // The most rows of a pass to run through a feed-forward network at once: enough to keep the machine busy, and few
   // enough that what lies between its products stays in caches or takes a small part of the memory.
   virtual std::int64_t FeedForwardRows() const { return 1024; }
+  // Tokens of documents that a pass should have to keep it busy.
+  virtual std::int64_t EncodeTokens() const { return 2048; }
 
   // Of GistScoreArgs::turned, for q [T, H, D] and a context of so many documents; 0 where there is no use for it.
   virtual std::size_t TurnedQueryBytes(const Tensor& /*q*/, std::int64_t /*kv_heads*/,

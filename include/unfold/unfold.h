@@ -102,7 +102,7 @@ typedef struct unfold_engine_options {
   const char* kv_type;          // type of stored KV, such as "bf16"; NULL (default): the store's, bf16 for a new one
   int32_t read_only;            // not 0: only asking, listing and verifying, beside a process that writes; default 0
   int32_t num_threads;          // worker threads; 0 (default): one a core
-  int32_t encode_batch_tokens;  // raw tokens encoded in one pass; default 2048
+  int32_t encode_batch_tokens;  // tokens encoded in one pass; 0, the default: what keeps the backend busy
   int32_t max_queued_requests;  // more waiting requests are UNFOLD_RESOURCE_EXHAUSTED; default 64
   uint64_t unfold_cache_bytes;  // unfolded raw KV kept between questions; default 512 MiB
   uint64_t block_cache_bytes;   // raw KV as stored, kept to unfold from; default 256 MiB

@@ -24,21 +24,29 @@ Downloads::~Downloads() {
 }
 
 void Downloads::FreeUnused() {
+  const std::lock_guard lock(unused_mutex_);
   for (const Pinned& pinned : unused_) (void)cudaFreeHost(pinned.data);
   unused_.clear();
+}
+
+Downloads::Pinned Downloads::TakeUnused(std::size_t bytes) {
+  const std::lock_guard lock(unused_mutex_);
+  const auto fits = std::find_if(unused_.begin(), unused_.end(), [&](const Pinned& p) { return p.bytes >= bytes; });
+  if (fits == unused_.end()) return {};
+  const Pinned taken = *fits;
+  unused_.erase(fits);
+  return taken;
 }
 
 Result<Buffer> Downloads::AllocateHost(std::size_t bytes) {
   const auto give_back = [this](std::size_t size) {
     return [this, size](void* data) {
       if (copies_ != nullptr) (void)cudaStreamSynchronize(copies_);  // a copy may be on its way into it
+      const std::lock_guard lock(unused_mutex_);
       unused_.push_back({data, size});
     };
   };
-  const auto fits = std::find_if(unused_.begin(), unused_.end(), [&](const Pinned& p) { return p.bytes >= bytes; });
-  if (fits != unused_.end()) {
-    const Pinned taken = *fits;
-    unused_.erase(fits);
+  if (const Pinned taken = TakeUnused(bytes); taken.data != nullptr) {
     return Buffer(taken.data, bytes, give_back(taken.bytes));
   }
   FreeUnused();

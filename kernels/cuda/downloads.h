@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstddef>
+#include <mutex>
 #include <vector>
 
 #include "kernels/cuda/context.h"
@@ -36,16 +37,19 @@ class Downloads {
     cudaEvent_t copied = nullptr;
   };
   struct Pinned {
-    void* data;
-    std::size_t bytes;
+    void* data = nullptr;
+    std::size_t bytes = 0;
   };
   Status Prepare();
   void FreeUnused();
+  // With at least `bytes`; null when there is none.
+  Pinned TakeUnused(std::size_t bytes);
 
   CudaContext& context_;
   cudaStream_t copies_ = nullptr;
   std::array<Stage, kStages> stages_;
   int next_ = 0;
+  std::mutex unused_mutex_;  // memory may be given back on another thread
   std::vector<Pinned> unused_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/unfold_row.cuh"
 
 namespace unfold {
 namespace {
@@ -15,8 +16,9 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr std::int32_t kBeingUnfolded = -2;  // in slot_page, inside a call
 constexpr int kPagesOfThread = 4;            // looked at at once
-// Of the second launch: their warps have as many bytes on their way as the bus brings in the time that one takes.
-constexpr int kFillBlocks = 48;
+// Of the second launch: their warps have more bytes on their way than the bus brings in the time that one takes, and
+// all blocks find a place at once.
+constexpr int kFillBlocks = 96;
 
 struct PoolInputs {
   std::int32_t* page_slot;
@@ -270,26 +272,17 @@ struct RotationInputs {
   Index table_rows;
 };
 
-// One row of a page a warp.
 template <typename Element, typename Kv>
 __device__ __forceinline__ void UnfoldRow(const RawRows& raw, Index row, Index kv_heads, const Work& work, int half,
                                           const float* cos, const float* sin, Kv* k, Kv* v) {
   const Index at = ((work.first_row + row) * kv_heads + work.head) * 2 * half;
-  const auto *from_k = static_cast<const Element*>(raw.k) + at, *from_v = static_cast<const Element*>(raw.v) + at;
-  const auto *k_scale = static_cast<const __nv_bfloat16*>(raw.k_scale) + work.head * 2 * half,
-             *v_scale = static_cast<const __nv_bfloat16*>(raw.v_scale) + work.head * 2 * half;
-  constexpr bool kScaled = std::is_same_v<Element, std::int8_t>;
-  for (int i = threadIdx.x % kWarp; i < half; i += kWarp) {
-    float a = Widen(from_k[i]), b = Widen(from_k[i + half]), low = Widen(from_v[i]), high = Widen(from_v[i + half]);
-    if constexpr (kScaled) {
-      a *= Widen(k_scale[i]), b *= Widen(k_scale[i + half]);
-      low *= Widen(v_scale[i]), high *= Widen(v_scale[i + half]);
-    }
-    Narrow(fmaf(a, cos[i], -__fmul_rn(b, sin[i])), k[i]);
-    Narrow(fmaf(b, cos[i], __fmul_rn(a, sin[i])), k[i + half]);
-    Narrow(low, v[i]);
-    Narrow(high, v[i + half]);
+  RowToUnfold<Element, Kv> one{static_cast<const Element*>(raw.k) + at, static_cast<const Element*>(raw.v) + at};
+  if constexpr (std::is_same_v<Element, std::int8_t>) {
+    one.k_scale = static_cast<const __nv_bfloat16*>(raw.k_scale) + work.head * 2 * half;
+    one.v_scale = static_cast<const __nv_bfloat16*>(raw.v_scale) + work.head * 2 * half;
   }
+  one.cos = cos, one.sin = sin, one.k = k, one.v = v, one.half = half;
+  one.Unfold();
 }
 
 template <typename Kv>

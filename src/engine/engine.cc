@@ -28,22 +28,28 @@ constexpr std::string_view kWeightsCache = "WEIGHTS";  // beside RocksDB's files
 // One packed pass of an ingest on the engine thread.
 class EncodeWork : public Work {
  public:
-  EncodeWork(LoadedModel& model, std::span<const EncodeJob> jobs, std::vector<StoreRecord>& records,
-             std::promise<Status>& done)
-      : model_(model), jobs_(jobs), records_(records), done_(done) {}
+  EncodeWork(LoadedModel& model, std::span<const EncodeJob> jobs) : model_(model), jobs_(jobs) {}
+  std::future<Result<EncodedBatch>> Batch() { return done_.get_future(); }
   Status Check() const override { return Status::Ok(); }
   bool Step() override {
-    done_.set_value(EncodeParts(
-        *model_.transformer, model_.kv_type, jobs_, [] { return Status::Ok(); }, records_));
+    done_.set_value(Encode());
     return false;
   }
   void Abort(const Status& why) override { done_.set_value(why); }
 
  private:
+  Result<EncodedBatch> Encode() {
+    const auto begin = std::chrono::steady_clock::now();
+    EncodedBatch batch;
+    UNFOLD_TRY_ASSIGN(batch.recorder,
+                      EncodeJobs(*model_.transformer, model_.kv_type, jobs_, [] { return Status::Ok(); }));
+    batch.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return batch;
+  }
+
   LoadedModel& model_;
   std::span<const EncodeJob> jobs_;
-  std::vector<StoreRecord>& records_;
-  std::promise<Status>& done_;
+  std::promise<Result<EncodedBatch>> done_;
 };
 
 // Carries text and the answer from the engine's thread to the thread that asked.
@@ -149,12 +155,13 @@ Result<IngestProgress> EngineImpl::Ingest(std::string_view collection, const Doc
   UNFOLD_TRY(NeedModel());
   UNFOLD_TRY(NeedWriting());
   const std::lock_guard lock(ingest_mutex_);
-  const EncodeRunner encode = [this](std::span<const EncodeJob> jobs, std::vector<StoreRecord>& records) -> Status {
-    std::promise<Status> done;
-    UNFOLD_TRY(scheduler_->Submit(std::make_unique<EncodeWork>(*model_, jobs, records, done)));
-    return done.get_future().get();
+  const EncodeRunner encode = [this](std::span<const EncodeJob> jobs) -> Result<std::future<Result<EncodedBatch>>> {
+    auto work = std::make_unique<EncodeWork>(*model_, jobs);
+    std::future<Result<EncodedBatch>> batch = work->Batch();
+    UNFOLD_TRY(scheduler_->Submit(std::move(work)));
+    return batch;
   };
-  IngestSession session(*store_, *model_, encode, options_.encode_batch_tokens, options, sink);
+  IngestSession session(*store_, *model_, encode, model_->EncodeBatchTokens(options_), options, sink);
   return session.Run(collection, source);
 }
 
@@ -320,7 +327,7 @@ Status CheckOptions(const EngineOptions& options) {
   if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
     return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));
   }
-  if (options.encode_batch_tokens < 1) return Status::InvalidArgument("encode_batch_tokens must be at least 1");
+  if (options.encode_batch_tokens < 0) return Status::InvalidArgument("encode_batch_tokens must not be negative");
   if (options.max_queued_requests < 1) return Status::InvalidArgument("max_queued_requests must be at least 1");
   if (options.num_threads < 0) return Status::InvalidArgument("num_threads must not be negative");
   return Status::Ok();

@@ -113,7 +113,7 @@ std::vector<EncodeJob> IngestSession::NextJobs() const {
   std::int64_t tokens = 0;
   for (const Pending& pending : pending_) {
     const auto& parts = pending.prepared.parts;
-    for (std::uint32_t part = pending.num_encoded; part < parts.size(); ++part) {
+    for (std::uint32_t part = pending.num_taken; part < parts.size(); ++part) {
       tokens += SequenceTokens(parts[part]);
       if (!jobs.empty() && tokens > batch_tokens_) return jobs;
       jobs.push_back({pending.id, part, &parts[part]});
@@ -123,24 +123,48 @@ std::vector<EncodeJob> IngestSession::NextJobs() const {
 }
 
 Status IngestSession::RunBatch() {
-  const std::vector<EncodeJob> jobs = NextJobs();
+  Batch batch;
+  batch.jobs = NextJobs();
+  UNFOLD_TRY_ASSIGN(std::future<Result<EncodedBatch>> running, encode_(batch.jobs));
+  for (const EncodeJob& job : batch.jobs) pending_tokens_ -= SequenceTokens(*job.prepared);
+  std::size_t left = batch.jobs.size();
+  for (Pending& pending : pending_) {  // jobs are of the front's parts, in their order
+    const std::size_t taken = std::min(left, pending.prepared.parts.size() - pending.num_taken);
+    pending.num_taken += static_cast<std::uint32_t>(taken);
+    left -= taken;
+  }
+  // Whatever becomes of the batch before, a caller's sink that throws included: the pass reads the jobs.
+  struct Awaited {
+    std::future<Result<EncodedBatch>>& pass;
+    ~Awaited() {
+      if (pass.valid()) pass.wait();
+    }
+  } const awaited{running};
+  const Status written = WriteBatch();
+  Result<EncodedBatch> encoded = running.get();
+  UNFOLD_TRY(written);
+  UNFOLD_TRY_ASSIGN(batch.encoded, std::move(encoded));
+  progress_.encode_seconds += batch.encoded.seconds;
+  for (const EncodeJob& job : batch.jobs) progress_.tokens_in_flight += job.prepared->summary.num_tokens;
+  encoded_ = std::move(batch);
+  ReportProgress();
+  return Status::Ok();
+}
+
+Status IngestSession::WriteBatch() {
+  if (!encoded_) return Status::Ok();
+  const Clock::time_point store_begin = Clock::now();
+  const Batch batch = *std::exchange(encoded_, std::nullopt);
   std::vector<StoreRecord> records;
-  const Clock::time_point encode_begin = Clock::now();
-  UNFOLD_TRY(encode_(jobs, records));
-  progress_.encode_seconds += SecondsSince(encode_begin);
+  batch.encoded.recorder->Finish(records);
 
   std::map<DocumentId, Pending*> by_id;
   for (Pending& pending : pending_) by_id[pending.id] = &pending;
-  for (const EncodeJob& job : jobs) {
-    ++by_id[job.document]->num_encoded;
-    pending_tokens_ -= SequenceTokens(*job.prepared);
-    progress_.tokens_in_flight += job.prepared->summary.num_tokens;
-  }
+  for (const EncodeJob& job : batch.jobs) ++by_id[job.document]->num_encoded;
   for (const StoreRecord& record : records) {
     DocumentRecord& document = by_id[record.key.document]->prepared.record;
     document.stored_bytes[static_cast<int>(record.key.kind)] += record.value.size();
   }
-  const Clock::time_point store_begin = Clock::now();
   UNFOLD_TRY(store_.Write(records));
   UNFOLD_TRY(PublishComplete());
   progress_.store_seconds += SecondsSince(store_begin);
@@ -169,6 +193,7 @@ Status IngestSession::PublishComplete() {
 }
 
 Status IngestSession::AbandonAll(const Status& why) {
+  encoded_.reset();
   std::vector<DocumentId> ids;
   for (const Pending& pending : pending_) ids.push_back(pending.id);
   const Status discarded = ids.empty() ? Status::Ok() : store_.Discard(ids);
@@ -184,9 +209,10 @@ Status IngestSession::AbandonAll(const Status& why) {
 
 Status IngestSession::Wind() {
   if (pending_tokens_ <= batch_tokens_) {
-    while (!pending_.empty()) UNFOLD_TRY(RunBatch());
-    return Status::Ok();
+    while (pending_tokens_ > 0) UNFOLD_TRY(RunBatch());
+    return WriteBatch();
   }
+  UNFOLD_TRY(WriteBatch());
   return AbandonAll(Status::Cancelled("stopped before it was complete; nothing of it is stored"));
 }
 
@@ -202,7 +228,7 @@ Result<IngestProgress> IngestSession::Run(std::string_view collection, const Doc
       ReportProgress();
     }
     while (status.ok() && !options_.stop_token.stop_requested() &&
-           (pending_tokens_ >= batch_tokens_ || (!more && !pending_.empty()))) {
+           (pending_tokens_ >= batch_tokens_ || (!more && pending_tokens_ > 0))) {
       status = RunBatch();
     }
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ingest: documents pulled from a source, tokenized on the caller's thread, encoded in packed passes on the engine's
-// thread, written and published in groups.
+// thread. While one pass runs, the caller's thread seals and writes what the pass before it left, and publishes
+// documents that are complete.
 #ifndef UNFOLD_ENGINE_INGEST_H_
 #define UNFOLD_ENGINE_INGEST_H_
 
@@ -8,8 +9,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -23,8 +26,13 @@
 
 namespace unfold {
 
-// Runs one packed pass on the engine's thread and waits for it.
-using EncodeRunner = std::function<Status(std::span<const EncodeJob> jobs, std::vector<StoreRecord>& records)>;
+// A packed pass that the engine's thread is done with.
+struct EncodedBatch {
+  std::unique_ptr<KvRecorder> recorder;
+  double seconds = 0;  // that it took
+};
+// Has one packed pass run on the engine's thread. `jobs` must outlive what the future gives.
+using EncodeRunner = std::function<Result<std::future<Result<EncodedBatch>>>(std::span<const EncodeJob> jobs)>;
 
 DocumentInfo InfoOf(const DocumentRecord& record);
 
@@ -49,7 +57,11 @@ class IngestSession {
     DocumentId id;
     PreparedDocument prepared;
     bool replaces = false;
-    std::uint32_t num_encoded = 0;  // parts
+    std::uint32_t num_taken = 0, num_encoded = 0;  // parts: given to the encoder, written
+  };
+  struct Batch {
+    std::vector<EncodeJob> jobs;
+    EncodedBatch encoded;
   };
 
   Status LoadExisting(std::string_view collection);
@@ -57,8 +69,10 @@ class IngestSession {
   Status Validate(const DocumentInput& input) const;
   // The parts at the front of the queue that make one batch.
   std::vector<EncodeJob> NextJobs() const;
-  // Encodes one batch, writes it, publishes documents that are complete.
+  // Has one batch encoded and meanwhile writes the one before it.
   Status RunBatch();
+  // Writes the batch that was encoded last, if there is one, and publishes documents that are complete.
+  Status WriteBatch();
   Status PublishComplete();
   // After a stop: finishes what fits the batch in flight, gives up the rest.
   Status Wind();
@@ -81,7 +95,8 @@ class IngestSession {
   std::map<std::string, Known, std::less<>> known_;  // published documents by name
   std::set<std::string, std::less<>> taken_;         // names of this run
   std::deque<Pending> pending_;                      // parts are encoded front to back
-  std::int64_t pending_tokens_ = 0;                  // of parts not yet encoded, gists included
+  std::int64_t pending_tokens_ = 0;                  // of parts not yet given to the encoder, gists included
+  std::optional<Batch> encoded_;                     // and not yet written
   IngestProgress progress_;
   Clock::time_point begin_ = Clock::now();
 };

@@ -57,7 +57,11 @@ Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
 }  // namespace
 
 GeneratorContext LoadedModel::Context(const EngineOptions& options) const {
-  return {transformer.get(), &gist, tokenizer.get(), cache.get(), prefix.get(), options.encode_batch_tokens};
+  return {transformer.get(), &gist, tokenizer.get(), cache.get(), prefix.get(), EncodeBatchTokens(options)};
+}
+
+std::int64_t LoadedModel::EncodeBatchTokens(const EngineOptions& options) const {
+  return options.encode_batch_tokens > 0 ? options.encode_batch_tokens : backend->EncodeTokens();
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {

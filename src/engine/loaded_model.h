@@ -31,6 +31,8 @@ struct LoadedModel {
   DType kv_type = DType::kBF16;  // of what it encodes
 
   GeneratorContext Context(const EngineOptions& options) const;
+  // The options', or what suits the backend.
+  std::int64_t EncodeBatchTokens(const EngineOptions& options) const;
 };
 
 // Loads and checks options.model_path, all but the values of the weights (see WeightsIdentity).

@@ -64,18 +64,26 @@ Status EncodePass(Transformer& model, std::span<const GistSequence* const> seque
                    {.num_layers = 0, .keys_only = true, .query_type = model.backend().WorkingType(model.compute())});
 }
 
-Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,
-                   std::vector<StoreRecord>& records) {
+Result<std::unique_ptr<KvRecorder>> EncodeJobs(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs,
+                                               const CancelCheck& check) {
   std::vector<const GistSequence*> sequences;
   for (const EncodeJob& job : jobs) sequences.push_back(&job.prepared->sequence);
   KvHeader layout;
   layout.dtype = kv_type;
   layout.kv_heads = static_cast<std::uint16_t>(model.config().kv_heads);
   layout.head_dim = static_cast<std::uint16_t>(model.config().head_dim);
-  KvRecorder recorder(model.backend(), jobs, layout);
-  const LayerKvSink sink = [&](int layer, const Tensor& k, const Tensor& v) { return recorder.Take(layer, k, v); };
+  auto recorder = std::make_unique<KvRecorder>(model.backend(), jobs, layout);
+  const LayerKvSink sink = [&](int layer, const Tensor& k, const Tensor& v) { return recorder->Take(layer, k, v); };
   UNFOLD_TRY(EncodePass(model, sequences, sink, check));
-  return recorder.Finish(records);
+  UNFOLD_TRY(recorder->Arrive());
+  return recorder;
+}
+
+Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,
+                   std::vector<StoreRecord>& records) {
+  UNFOLD_TRY_ASSIGN(const std::unique_ptr<KvRecorder> recorder, EncodeJobs(model, kv_type, jobs, check));
+  recorder->Finish(records);
+  return Status::Ok();
 }
 
 }  // namespace unfold

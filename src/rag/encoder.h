@@ -5,6 +5,7 @@
 #define UNFOLD_RAG_ENCODER_H_
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -26,7 +27,11 @@ using LayerKvSink = std::function<Status(int layer, const Tensor& k, const Tenso
 Status EncodePass(Transformer& model, std::span<const GistSequence* const> sequences, const LayerKvSink& sink,
                   const CancelCheck& check);
 
-// Encodes `jobs` in one pass and appends their sealed gist and raw records to `records`: all, or none when it fails.
+// Encodes `jobs` in one pass. What is returned has their KV on the host, and only has to finish.
+Result<std::unique_ptr<KvRecorder>> EncodeJobs(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs,
+                                               const CancelCheck& check);
+
+// The same, finished: appends the sealed gist and raw records to `records`, all, or none when it fails.
 Status EncodeParts(Transformer& model, DType kv_type, std::span<const EncodeJob> jobs, const CancelCheck& check,
                    std::vector<StoreRecord>& records);
 

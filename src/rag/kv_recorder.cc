@@ -80,13 +80,16 @@ Status KvRecorder::Take(int layer, const Tensor& k, const Tensor& v) {
 
 Status KvRecorder::FinishDownloads() {
   UNFOLD_TRY(backend_.FinishDownloads());
-  arrived_ = std::exchange(on_the_way_, std::nullopt);
+  if (on_the_way_) arrived_.push_back(*std::exchange(on_the_way_, std::nullopt));
   return Status::Ok();
 }
 
 void KvRecorder::SealArrived() {
-  if (!arrived_) return;
-  const int layer = *std::exchange(arrived_, std::nullopt);
+  for (const int layer : arrived_) SealLayer(layer);
+  arrived_.clear();
+}
+
+void KvRecorder::SealLayer(int layer) {
   // Raw tokens of layer 0 are never attended (method.md section 4).
   const std::int64_t count = layer == 0 ? num_gist_ : static_cast<std::int64_t>(plan_.size());
   const std::size_t first = records_.size();
@@ -106,13 +109,12 @@ StoreRecord KvRecorder::Seal(const RecordRows& planned, int layer, const HostKv&
           SealKvRows(planned.kind, header, kv, planned.rows)};
 }
 
-Status KvRecorder::Finish(std::vector<StoreRecord>& records) {
-  SealArrived();
-  UNFOLD_TRY(FinishDownloads());
+Status KvRecorder::Arrive() { return FinishDownloads(); }
+
+void KvRecorder::Finish(std::vector<StoreRecord>& records) {
   SealArrived();
   records.insert(records.end(), std::make_move_iterator(records_.begin()), std::make_move_iterator(records_.end()));
   records_.clear();
-  return Status::Ok();
 }
 
 }  // namespace unfold

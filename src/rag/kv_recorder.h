@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // KvRecorder: the KV of a packed pass, layer by layer, into sealed records. While the backend works on a layer, the
-// rows of the layer before travel to the host and those before them are sealed.
+// rows of the layer before travel to the host and those before them are sealed. What is left after the last layer can
+// be sealed while the backend works on the next pass.
 #ifndef UNFOLD_RAG_KV_RECORDER_H_
 #define UNFOLD_RAG_KV_RECORDER_H_
 
@@ -27,7 +28,7 @@ struct EncodeJob {
   const PreparedPart* prepared = nullptr;
 };
 
-// Thread-compatible; one pass. `backend` and `jobs` must outlive it.
+// Thread-compatible; one pass. `backend` and `jobs` must outlive it. After Arrive it may go to another thread.
 class KvRecorder {
  public:
   // `layout` gives type, heads and dimension of what is stored.
@@ -36,8 +37,10 @@ class KvRecorder {
   // Keys (not rotated) and values of one layer, f32 [T, Hk, D], rows in the order of the jobs. They may be overwritten
   // when this returns.
   Status Take(int layer, const Tensor& k, const Tensor& v);
-  // After the last layer: appends all records.
-  Status Finish(std::vector<StoreRecord>& records);
+  // After the last layer: waits until its rows are on the host. The backend is not used any more.
+  Status Arrive();
+  // After that: appends all records.
+  void Finish(std::vector<StoreRecord>& records);
 
  private:
   // Rows of the pass that make one record of a layer: the same for every layer.
@@ -51,6 +54,7 @@ class KvRecorder {
   void PlanRaw(const EncodeJob& job, std::int64_t row_begin);
   StoreRecord Seal(const RecordRows& planned, int layer, const HostKv& kv) const;
   void SealArrived();
+  void SealLayer(int layer);
   Status FinishDownloads();
   HostKv Place(int layer) const;
 
@@ -62,7 +66,7 @@ class KvRecorder {
   std::array<Buffer, 2> host_;     // k, then v, of layers in turn
   std::size_t host_bytes_ = 0;     // of k, or of v
   std::optional<int> on_the_way_;  // the layer whose download was started
-  std::optional<int> arrived_;     // the layer that is on the host and not yet sealed
+  std::vector<int> arrived_;       // layers that are on the host and not yet sealed: two at the end
   std::unique_ptr<ThreadPool> pool_;
   std::vector<StoreRecord> records_;
 };

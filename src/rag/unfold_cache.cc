@@ -167,6 +167,17 @@ Result<PagePool> UnfoldCache::Pool() {
   return pool;
 }
 
+Status UnfoldCache::DropPages() {
+  Backend& backend = model_.backend();
+  PageCounts counts;
+  const Tensor device = counts_.View(DType::kInt8, {sizeof(PageCounts)});
+  UNFOLD_TRY(backend.Download(&counts, device));
+  counts.num_used = 0, counts.next_page = 0;
+  UNFOLD_TRY(backend.Upload(device, &counts));
+  UNFOLD_TRY(Fill(backend, page_slot_.View(DType::kInt32, {num_pages()}), -1));
+  return Fill(backend, slot_page_.View(DType::kInt32, {slots_.size()}), -1);
+}
+
 Result<PageCounts> UnfoldCache::TakeCounts() {
   PageCounts counts;
   UNFOLD_TRY(model_.backend().Download(&counts, counts_.View(DType::kInt8, {sizeof(PageCounts)})));

@@ -61,6 +61,9 @@ class UnfoldCache {
   Tensor page_k() const { return pages_k_; }  // [P, L_max, D] of the model's kv_type
   Tensor page_v() const { return pages_v_; }
 
+  // Forgets all pages; their chunks are unfolded again when they are next chosen. Waits for all work.
+  Status DropPages();
+
   // Waits for all work. Sums are those since the last call of this.
   Result<PageCounts> TakeCounts();
   // What the last UnfoldChunks missed, as far as it could tell; indices of blocks.

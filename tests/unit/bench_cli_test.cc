@@ -155,15 +155,20 @@ TEST_F(BenchCli, Decode) {
 
 TEST_F(BenchCli, Ttft) {
   auto figures = Measure({"ttft", "--shape", "gist-mini", "--context", "1000"});
-  ASSERT_EQ(figures.size(), 2U);
-  const Json &cold = figures["ttft"], &unfolded = figures["ttft_unfolded"];
+  ASSERT_EQ(figures.size(), 3U);
+  const Json &cold = figures["ttft"], &pinned = figures["ttft_pinned"], &unfolded = figures["ttft_unfolded"];
   EXPECT_EQ(cold["pages_hit"], 0);
   EXPECT_GT(cold["pages_missed"], 0);
   EXPECT_EQ(unfolded["pages_missed"], 0);
   EXPECT_EQ(unfolded["pages_hit"], cold["pages_missed"]);
   EXPECT_GT(cold["stored_bytes_read"], 8 * 2 * 4 * 64 * 2 * cold["chunks"].get<double>());  // gist KV, and raw KV
   EXPECT_EQ(unfolded["stored_bytes_read"], 0);
-  for (const Json& figure : {cold, unfolded}) {
+  // All of it from host memory, none from the store.
+  EXPECT_EQ(pinned["stored_bytes_read"], 0);
+  EXPECT_EQ(pinned["pages_hit"], 0);
+  EXPECT_EQ(pinned["pages_missed"], cold["pages_missed"]);
+  EXPECT_EQ(pinned["unfolded_bytes"], cold["unfolded_bytes"]);
+  for (const Json& figure : {cold, pinned, unfolded}) {
     EXPECT_GT(figure["place_ms"], 0);
     EXPECT_LT(figure["place_ms"], figure["p90_ms"]);
   }

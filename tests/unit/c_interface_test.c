@@ -81,7 +81,7 @@ static void TestOptionsThatAreNotSound(void) {
   memset(&options, 0, sizeof options);
   CHECK_CODE(unfold_open(&options, &engine, &message), UNFOLD_INVALID_ARGUMENT, "options->size is 0");
   unfold_engine_options_init(&options, sizeof options);
-  CHECK(options.encode_batch_tokens == 2048 && options.max_queued_requests == 64);
+  CHECK(options.encode_batch_tokens == 0 && options.max_queued_requests == 64);
   CHECK(options.unfold_cache_bytes == (uint64_t)512 << 20 && options.gist_cache_bytes == (uint64_t)256 << 20);
   CHECK(options.model_path == NULL);
   CHECK_CODE(unfold_open(&options, NULL, &message), UNFOLD_INVALID_ARGUMENT, "engine is NULL");
