@@ -74,6 +74,9 @@ void AddContextFlags(CLI::App& command, BenchFlags& flags) {
                   "context tokens a token attended; 0: the chunk, with two levels times the section")
       ->check(CheckNotNegative)
       ->type_name("R");
+  command.add_option("--unfold-top-k", flags.options.unfold_top_k, "chunks a head keeps; 0: by --compression")
+      ->check(CheckNotNegative)
+      ->type_name("N");
   command.add_flag("--full-attention", flags.options.full_attention, "attend all of the same tokens, without gists");
 }
 

@@ -235,6 +235,23 @@ Status Backend::SwiGlu(const SwiGluArgs& args) {
   return check.ok() ? DoSwiGlu(args) : check.status();
 }
 
+Status Backend::GatedProduct(const GatedProductArgs& args) {
+  for (const MatMulArgs* product : {&args.gate, &args.up}) UNFOLD_TRY(CheckMatMul(*product));
+  const Tensor& gate = args.gate.out;
+  ArgCheck check("GatedProduct");
+  check.That(args.up.x.data == args.gate.x.data && args.up.x.dtype == args.gate.x.dtype, "up.x", "must be gate.x");
+  check.That(!args.gate.accumulate && !args.up.accumulate, "accumulate", "cannot be had");
+  check.Shape("up.out", args.up.out, TypeBit(gate.dtype), {gate.dims[0], gate.dims[1]});
+  check.Shape("out", args.out, TypeBit(gate.dtype), {gate.dims[0], gate.dims[1]});
+  return check.ok() ? DoGatedProduct(args) : check.status();
+}
+
+Status Backend::DoGatedProduct(const GatedProductArgs& args) {
+  const MatMulArgs products[] = {args.gate, args.up};
+  UNFOLD_TRY(DoMatMuls(products));
+  return SwiGlu({.gate = args.gate.out, .up = args.up.out, .out = args.out});
+}
+
 Status Backend::GistPrefill(const GistPrefillArgs& args) {
   ArgCheck check("GistPrefill");
   const unsigned types = ArgCheck::ActivationFor(args.compute);

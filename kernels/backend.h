@@ -82,6 +82,14 @@ struct SwiGluArgs {  // out = silu(gate) * up; out may be gate. Bound: 6 * eps *
   Tensor out;        // as gate
 };
 
+// out = silu(x * gate^T) * (x * up^T), as MatMuls and then SwiGlu would. A backend may do it in one piece: what is in
+// the outs of the products afterwards is not said. Their bits may then differ from those of the two, within the bound
+// of SwiGlu and what the bounds of the products become in it: each is at most 1.1 times the other's factor.
+struct GatedProductArgs {
+  MatMulArgs gate, up;  // of one x, without accumulate, their outs alike
+  Tensor out;           // as their outs; may be one of them
+};
+
 // Attention of documents encoded apart, packed into one batch, under the gist mask (method.md section 3). A sequence
 // whose rules have no gist level is plain causal. Reads only visible keys. Logits are scaled by 1 / sqrt(D).
 // Bound: as SparseAttention, with keys = the rows that a row may see. With compute bf16 a backend may round q, k, v and
@@ -377,6 +385,7 @@ class Backend {
   Status MatMuls(std::span<const MatMulArgs> products);
   Status Rope(const RopeArgs& args);
   Status SwiGlu(const SwiGluArgs& args);
+  Status GatedProduct(const GatedProductArgs& args);
   Status GistPrefill(const GistPrefillArgs& args);
   Status Unfold(const UnfoldArgs& args);
   Status GistScore(const GistScoreArgs& args);
@@ -388,6 +397,9 @@ class Backend {
   Status RouteScores(std::span<const RouteScoreArgs> heads);
   Status CopyRows(std::span<const RowPiece> pieces);
   Status XorWords(const XorWordsArgs& args);
+
+ protected:
+  virtual Status DoGatedProduct(const GatedProductArgs& args);
 
  private:
   Status CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,

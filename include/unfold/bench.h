@@ -40,11 +40,12 @@ struct BenchOptions {
 
   // kEncode: raw tokens of each document. Others: raw tokens of the context, in documents of 2,048.
   std::int64_t context_tokens = 2048;
-  int chunk_size = 8;      // raw tokens a gist stands for; chunks vary as word-aware cuts make them
-  int num_levels = 1;      // 2: sections of `section_size` gists, scored first
-  int section_size = 4;    // gists
-  double compression = 0;  // sets the chunks a head keeps; 0: chunk_size, with two levels times section_size
-  int batch = 1;           // kEncode: documents in one pass
+  int chunk_size = 8;             // raw tokens a gist stands for; chunks vary as word-aware cuts make them
+  int num_levels = 1;             // 2: sections of `section_size` gists, scored first
+  int section_size = 4;           // gists
+  double compression = 0;         // sets the chunks a head keeps; 0: chunk_size, with two levels times section_size
+  std::int64_t unfold_top_k = 0;  // chunks a head keeps; 0: by compression
+  int batch = 1;                  // kEncode: documents in one pass
   // kLayer, kDecode, kTtft: the same tokens as plain rows, all attended. kTtft: encoded as such with the question.
   bool full_attention = false;
   std::int64_t num_chunks = 1250000;  // kRoute: of the collection

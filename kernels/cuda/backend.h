@@ -51,6 +51,7 @@ class CudaBackend final : public Backend {
   Status DoMatMuls(std::span<const MatMulArgs> products) override;
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
+  Status DoGatedProduct(const GatedProductArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
   Status DoUnfold(const UnfoldArgs& args) override;
   Status DoGistScore(const GistScoreArgs& args) override;

@@ -8,13 +8,12 @@
 namespace unfold {
 
 struct MassShared {
-  SplitItems<__nv_bfloat16> items;
   float2 whole[2 * kTileHeads];
 };
 
-// Where the mass of the last row goes, [Hk, C], from logits that attention kept; `at_once` blocks a list.
+// Where the mass of the last row goes, [Hk, C], from sums that attention kept; `at_once` blocks a list.
 struct KeptMass {
-  KeyLogits kept;
+  ItemSums kept;
   unsigned heads_at_once = 0, at_once = 0;
   float* mass = nullptr;
 };
@@ -23,12 +22,10 @@ struct KeptMass {
 // a key/value head. The softmax is merged here again: nothing then waits for those that merge the values.
 static __device__ void AddKeptMass(const AttentionInputs<__nv_bfloat16>& in, const Partials& partials,
                                    const KeptMass& to, unsigned block, MassShared& shared) {
-  constexpr int kLoadsAtOnce = 4;
   const unsigned heads_at_once = to.heads_at_once;
   Place place(in, to.at_once, heads_at_once, block);
   place.t += to.kept.first_row;
-  const ItemsOfRow<__nv_bfloat16> row(in, place.t, place.kv_head);
-  const int used = SplitsOf(row.count()), lane = threadIdx.x % kWarp;
+  const int used = __ldcg(partials.used + place.t * in.kv_heads + place.kv_head), lane = threadIdx.x % kWarp;
   for (int h = static_cast<int>(threadIdx.x) / kWarp; h < place.heads; h += static_cast<int>(blockDim.x) / kWarp) {
     const float2* state = partials.state + (place.t * in.queries.heads + place.first_head + h) * partials.splits;
     float largest = -INFINITY, total = 0;
@@ -41,28 +38,19 @@ static __device__ void AddKeptMass(const AttentionInputs<__nv_bfloat16>& in, con
     if (lane == 0) shared.whole[h] = make_float2(largest, total);
   }
   const auto head = static_cast<int>(threadIdx.x % heads_at_once), i = static_cast<int>(threadIdx.x / heads_at_once);
+  __syncthreads();
+  const float2 whole = head < place.heads ? shared.whole[head] : make_float2(0, 1);
   for (Index split = place.split; split < used; split += to.at_once) {
-    __syncthreads();
-    shared.items.Load(row, static_cast<unsigned>(split), used);
-    const Item<__nv_bfloat16>& item = shared.items.items[min(i, kItemsOfSplit - 1)];
-    const int keys = i < kItemsOfSplit && item.chunk >= 0 && head < place.heads ? item.keys() : 0;
-    const float2 whole = head < place.heads ? shared.whole[head] : make_float2(0, 1);
-    const float* logits = to.kept.logits +
-                          ((place.list * partials.splits + split) * kItemsOfSplit + i) * to.kept.most * heads_at_once +
-                          head;
+    const Index at = to.kept.First(place.list, partials.splits, split) + min(i, kItemsOfSplit - 1);
+    const int2 item = i < kItemsOfSplit ? to.kept.items[at] : make_int2(-1, 0);
     float sum = 0;
-    for (int first = 0; first < keys; first += kLoadsAtOnce) {
-      float own[kLoadsAtOnce];
-#pragma unroll
-      for (int n = 0; n < kLoadsAtOnce; ++n) {
-        own[n] = first + n < keys ? logits[(first + n) * heads_at_once] : -INFINITY;
-      }
-#pragma unroll
-      for (int n = 0; n < kLoadsAtOnce; ++n) sum += expf(own[n] - whole.x);
+    for (int tile = 0; tile < item.y && item.x >= 0 && head < place.heads; ++tile) {
+      const float2 one = to.kept.sums[(at * to.kept.tiles + tile) * heads_at_once + head];
+      sum = fmaf(one.y, expf(one.x - whole.x), sum);
     }
     sum /= whole.y;
     for (unsigned step = heads_at_once / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-    if (keys > 0 && head == 0) to.mass[place.kv_head * in.levels[0].rows.stride + item.chunk] += sum;
+    if (item.x >= 0 && head == 0) to.mass[place.kv_head * in.levels[0].rows.stride + item.x] += sum;
   }
 }
 

@@ -91,6 +91,8 @@ inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigne
 // Whether memory can be loaded 16 bytes at a time.
 inline bool HasVectors(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0; }
 
+__device__ __forceinline__ float Silu(float value) { return value / (1.0F + expf(-value)); }
+
 // Narrows to what is stored, to nearest, ties to even.
 __device__ __forceinline__ void Narrow(float value, float& to) { to = value; }
 __device__ __forceinline__ void Narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }

@@ -11,7 +11,8 @@ namespace unfold {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr Index kMostNormThreads = 1024;
+constexpr int kNormFours = 2;  // of a row that a thread keeps
+constexpr Index kMostNormThreads = 512;
 
 // One row a block: its id decides what is read.
 template <typename Element>
@@ -24,36 +25,47 @@ __global__ void EmbedKernel(const Element* table, Index vocabulary, Index width,
   for (Index i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = Widen(table[id * width + i]);
 }
 
-// One row a block, four neighbours a thread, of which it keeps the first. `out` may be `x`: a thread writes only what
-// it alone has read. `vectors`: all rows can be read and written four at a time; the order of the sum is the same
-// without.
+// One row a block, four neighbours a thread and again a block's width on, of which it keeps the first. `out` may be
+// `x`: a thread writes only what it alone has read. `vectors`: all rows can be read and written four at a time; the
+// order of the sum is the same without.
 template <typename X, typename Element, typename Out>
 __global__ void __launch_bounds__(kMostNormThreads)
     RmsNormKernel(const X* x, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
   __shared__ float shared[kWarp];
-  const Index own = 4 * threadIdx.x;
+  const Index own = 4 * threadIdx.x, stride = 4 * blockDim.x, rest = own + kNormFours * stride;
   const X* row = x + blockIdx.x * width;
-  float first[4], first_weights[4];
-  LoadFour(weight + own, vectors && own < width, width - own, first_weights);  // older than the work before
+  const auto load = [&](const auto* from, Index i, float(&to)[4]) {
+    LoadFour(from + i, vectors && i < width, width - i, to);
+  };
+  float kept[kNormFours][4], weights[kNormFours][4];
+#pragma unroll
+  for (int n = 0; n < kNormFours; ++n) load(weight, own + n * stride, weights[n]);  // older than the work before
   WaitForWorkBefore();
-  LoadFour(row + own, vectors && own < width, width - own, first);
+#pragma unroll
+  for (int n = 0; n < kNormFours; ++n) load(row, own + n * stride, kept[n]);
   float squares = 0;
-  for (const float value : first) squares = fmaf(value, value, squares);
-  for (Index i = own + 4 * blockDim.x; i < width; i += 4 * blockDim.x) {
-    float values[4];
-    LoadFour(row + i, vectors, width - i, values);
+  const auto add = [&](const float(&values)[4]) {
     for (const float value : values) squares = fmaf(value, value, squares);
+  };
+  for (const auto& values : kept) add(values);
+  for (Index i = rest; i < width; i += stride) {
+    float values[4];
+    load(row, i, values);
+    add(values);
   }
   const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
-  for (Index i = own; i < width; i += 4 * blockDim.x) {
-    float values[4], weights[4];
-    for (int e = 0; e < 4; ++e) values[e] = first[e], weights[e] = first_weights[e];
-    if (i > own) {
-      LoadFour(row + i, vectors, width - i, values);
-      LoadFour(weight + i, vectors, width - i, weights);
-    }
-    for (int e = 0; e < 4; ++e) values[e] = values[e] * scale * weights[e];
-    StoreFour(values, vectors, width - i, out + blockIdx.x * width + i);
+  const auto put = [&](Index i, const float(&values)[4], const float(&by)[4]) {
+    float normed[4];
+    for (int e = 0; e < 4; ++e) normed[e] = values[e] * scale * by[e];
+    if (i < width) StoreFour(normed, vectors, width - i, out + blockIdx.x * width + i);
+  };
+#pragma unroll
+  for (int n = 0; n < kNormFours; ++n) put(own + n * stride, kept[n], weights[n]);
+  for (Index i = rest; i < width; i += stride) {
+    float values[4], by[4];
+    load(row, i, values);
+    load(weight, i, by);
+    put(i, values, by);
   }
 }
 
@@ -101,7 +113,7 @@ __global__ void RopeKernel(const X* x, RopeShape shape, const std::int32_t* posi
   }
 }
 
-__device__ __forceinline__ float SiluTimes(float gate, float up, float*) { return gate / (1.0F + expf(-gate)) * up; }
+__device__ __forceinline__ float SiluTimes(float gate, float up, float*) { return Silu(gate) * up; }
 // The approximations err by less than 2^-16, far below what rounding to bf16 takes away.
 __device__ __forceinline__ float SiluTimes(float gate, float up, __nv_bfloat16*) {
   return __fdividef(gate, 1.0F + __expf(-gate)) * up;
@@ -178,7 +190,7 @@ Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   if (rows == 0) return Status::Ok();
   const bool vectors =
       width % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data) && HasVectors(args.out.data);
-  const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, 4 * kWarp) * kWarp));
+  const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, 4 * kNormFours * kWarp) * kWarp));
   Status status;
   const auto run = [&]<typename X, typename Element, typename Out>(X*, const Element*, Out*) {
     status = context_->Launch(RmsNormKernel<X, Element, Out>, {rows, threads, 0, "RmsNorm"}, args.x.as<const X>(),

@@ -247,6 +247,12 @@ Status TensorCoreProducts::Run(const MatMulArgs& args) {
   return context_.Launched("MatMul");
 }
 
+Status CudaBackend::DoGatedProduct(const GatedProductArgs& args) {
+  const bool few_rows =
+      TakesFewRows(args.gate) && TakesFewRows(args.up) && args.gate.bias.rank == 0 && args.up.bias.rank == 0;
+  return few_rows ? RunGatedFewRows(*context_, args) : Backend::DoGatedProduct(args);
+}
+
 Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {
   while (!products.empty()) {
     const MatMulArgs& args = products.front();

@@ -35,6 +35,8 @@ bool TakesFewRows(const MatMulArgs& args);
 // one that TakesFewRows.
 std::size_t ProductsOfSameRows(std::span<const MatMulArgs> products);
 Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products);
+// Both products must be such, without a bias.
+Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args);
 bool TakesDecodeProduct(const MatMulArgs& args);
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args);
 

@@ -372,7 +372,7 @@ Status AddMass(CudaContext& context, CallMemory& memory, const SparseAttentionAr
 }
 
 Status MergeWithMass(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows_of_heads,
-                     const Partials& partials, const KeyLogits& kept, float* out, float* mass) {
+                     const Partials& partials, const ItemSums& kept, float* out, float* mass) {
   const auto heads_at_once = static_cast<unsigned>(TensorCoreHeads(in.queries.heads / in.kv_heads));
   static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads);
   const Index at_once = SplitsAtOnce(context, in.kv_heads, partials.splits);
@@ -399,13 +399,15 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
   const Partials partials{memory.Array<float2>(rows_of_heads * splits), memory.Array<float>(rows_of_heads * splits * d),
                           splits, memory.Array<int>(rows * in.kv_heads)};
   const bool with_mass = args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0;
-  KeyLogits kept;
+  ItemSums kept;
   if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
     if (in.vectors && TakesTensorCores(in.queries.heads / in.kv_heads, d)) {
       if (with_mass) {
-        kept = {nullptr, rows - 1, in.pages.stride + 1};
-        kept.logits = memory.Array<float>(in.kv_heads * splits * kItemsOfSplit * kept.most *
-                                          TensorCoreHeads(in.queries.heads / in.kv_heads));
+        kept.first_row = rows - 1;
+        kept.tiles = static_cast<int>(CeilDiv(in.pages.stride + 1, unfold::kTileKeys));
+        const Index items = in.kv_heads * splits * kItemsOfSplit;
+        kept.items = memory.Array<int2>(items);
+        kept.sums = memory.Array<float2>(items * kept.tiles * TensorCoreHeads(in.queries.heads / in.kv_heads));
       }
       UNFOLD_TRY(memory.status());
       UNFOLD_TRY(LaunchTensorCoreAttention(context, in, rows, args.turned.data, partials, kept));

@@ -136,16 +136,22 @@ inline Index SplitsAtOnce(const CudaContext& context, Index lists, Index splits)
   return std::clamp<Index>(kBlocksOfMultiprocessor * context.num_multiprocessors() / lists, 1, splits);
 }
 
-// Logits of the keys of chosen chunks, for their mass: [lists, splits, kItemsOfSplit * most, heads at once]. Null:
-// none.
-struct KeyLogits {
-  float* logits = nullptr;
-  Index first_row = 0;  // of the rows whose logits are kept
-  Index most = 0;       // keys of a chunk
+// The softmax of each item of a split alone, for the mass of chunks: of every 16 keys of an item their largest logit
+// and total, [lists, splits, kItemsOfSplit, tiles, heads at once]. Null: none.
+struct ItemSums {
+  float2* sums = nullptr;
+  int2* items = nullptr;  // [lists, splits, kItemsOfSplit]: its chunk, or -1, and how many tiles it has
+  Index first_row = 0;    // of the rows whose sums are kept
+  int tiles = 0;          // the most of an item
+
+  // The items of a split.
+  __device__ Index First(Index list, Index splits, Index split) const {
+    return (list * splits + split) * kItemsOfSplit;
+  }
 };
 // The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, where TakesTensorCores. `turned` may be null.
 Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows,
-                                 void* turned, const Partials& partials, const KeyLogits& key_logits);
+                                 void* turned, const Partials& partials, const ItemSums& kept);
 
 }  // namespace unfold
 

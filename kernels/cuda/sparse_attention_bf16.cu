@@ -153,8 +153,9 @@ struct WarpState {
     }
   }
 
-  // Takes a tile's logits of head tile n (minus infinity: no key) and its values.
-  __device__ __forceinline__ void Take(int n, const float (&logits)[4], const TileRows<kDim>& values) {
+  // Takes a tile's logits of head tile n (minus infinity: no key) and its values. `own` becomes the lane's part of the
+  // tile's totals.
+  __device__ __forceinline__ void Take(int n, const float (&logits)[4], const TileRows<kDim>& values, float (&own)[2]) {
     float weight[4], shrink[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -166,7 +167,8 @@ struct WarpState {
       largest[n][h] = most;
       weight[h] = Exp2(logits[h] - most);
       weight[h + 2] = Exp2(logits[h + 2] - most);
-      total[n][h] = fmaf(total[n][h], shrink[h], weight[h] + weight[h + 2]);
+      own[h] = weight[h] + weight[h + 2];
+      total[n][h] = fmaf(total[n][h], shrink[h], own[h]);
     }
     // Most tiles find no larger logit than those before.
     if (__any_sync(kAllLanes, shrink[0] != 1.0F || shrink[1] != 1.0F)) {
@@ -185,6 +187,19 @@ struct WarpState {
       LoadMatricesTransposed(left, &values.row[lane / 16 * 8 + lane % 8][i * 16 + lane / 8 % 2 * 8]);
       Mma(sums[n][i], left, right0, right1);
     }
+  }
+
+  // Keeps the softmax of a tile alone, of head tile n. Its largest logit stands for all those so far.
+  __device__ __forceinline__ void Keep(int n, float (&own)[2], float2* to) const {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int step = 4; step < kWarp; step *= 2) {
+      own[0] += __shfl_xor_sync(kAllLanes, own[0], step);
+      own[1] += __shfl_xor_sync(kAllLanes, own[1], step);
+    }
+    if (lane >= 4) return;
+    to[n * kTileHeads + lane * 2] = make_float2(largest[n][0] * kLn2, own[0]);
+    to[n * kTileHeads + lane * 2 + 1] = make_float2(largest[n][1] * kLn2, own[1]);
   }
 
   // Leaves the warp's part in shared memory.
@@ -242,22 +257,6 @@ struct SplitWorker {
     }
   }
 
-  // Keeps the logits of a chosen chunk's keys, [key, head] from `to` on.
-  __device__ __forceinline__ void Keep(const float (&logits)[kHeadTiles][4], std::int32_t count, float* to) const {
-    const int lane = threadIdx.x % kWarp;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int key = lane / 4 + i * 8;
-      if (key >= count) continue;
-      float* row = to + key * kHeads + lane % 4 * 2;
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) {
-        *reinterpret_cast<float2*>(row + n * kTileHeads) =
-            make_float2(kLn2 * logits[n][2 * i], kLn2 * logits[n][2 * i + 1]);
-      }
-    }
-  }
-
   // The warps' softmaxes as one, in their order.
   __device__ void Merge(const Partials& partials, Index split) const {
     const Index first = (place.t * in.queries.heads + place.first_head) * partials.splits + split;
@@ -290,7 +289,7 @@ struct SplitWorker {
 template <int kDim, int kHeadTiles>
 __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3)
     AttendBf16Kernel(const __grid_constant__ AttentionInputs<Bf16> in, RotatedQueries queries, Partials partials,
-                     KeyLogits kept, Index at_once) {
+                     ItemSums kept, Index at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
   constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
@@ -299,14 +298,18 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   WaitForWorkBefore();
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
   partials.Tell(place, in.kv_heads, row.count());
-  const bool keeps = kept.logits != nullptr && place.t >= kept.first_row;
+  const bool keeps = kept.sums != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
   const int used = SplitsOf(row.count());
   for (Index split = place.split; split < used; split += at_once) {
     for (int n = 0; n < kStages; ++n) shared.tiles[warp][n].Clear();
     shared.split.Load(row, static_cast<unsigned>(split), used);
     const SplitWorker<kDim, kHeadTiles> worker{in, place, shared};
-    const Index first_item = (kept_list * partials.splits + split) * kItemsOfSplit;
+    const Index first_item = kept.First(kept_list, partials.splits, split);
+    if (keeps && threadIdx.x < kItemsOfSplit) {
+      const Item<Bf16>& item = shared.split.items[threadIdx.x];
+      kept.items[first_item + threadIdx.x] = make_int2(item.chunk, (item.keys() + kTileKeys - 1) / kTileKeys);
+    }
     TileCursor ahead{warp}, at{warp};
     const auto copy = [&](ItemTile<kDim>& tile) {
       if (ahead.Inside(shared.split)) {
@@ -330,11 +333,15 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
       __syncwarp();
       float logits[kHeadTiles][4];
       worker.Logits(tile, item, count, held, logits);
-      if (keeps && item.chunk >= 0) {
-        worker.Keep(logits, count, kept.logits + ((first_item + at.item) * kept.most + at.first) * kHeads);
-      }
 #pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) state.Take(n, logits[n], tile.values);
+      for (int n = 0; n < kHeadTiles; ++n) {
+        float own[2];
+        state.Take(n, logits[n], tile.values, own);
+        if (keeps && item.chunk >= 0) {
+          const Index kept_tile = (first_item + at.item) * kept.tiles + at.first / kTileKeys;
+          state.Keep(n, own, kept.sums + kept_tile * kHeads);
+        }
+      }
       at.Next(count);
       __syncwarp();
       copy(tile);
@@ -350,7 +357,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
 
 template <int kDim, int kHeadTiles>
 Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
-              const Partials& partials, const KeyLogits& kept) {
+              const Partials& partials, const ItemSums& kept) {
   const auto kernel = AttendBf16Kernel<kDim, kHeadTiles>;
   constexpr int kBytes = sizeof(AttendShared<kDim, kHeadTiles>);
   const Index lists = rows * in.kv_heads, at_once = SplitsAtOnce(context, lists, partials.splits);
@@ -360,7 +367,7 @@ Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, const Rotat
 
 template <int kDim>
 Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
-                 const Partials& partials, const KeyLogits& kept) {
+                 const Partials& partials, const ItemSums& kept) {
   if (queries.heads_at_once == kTileHeads) return Launch<kDim, 1>(context, in, queries, rows, partials, kept);
   return Launch<kDim, 2>(context, in, queries, rows, partials, kept);
 }
@@ -368,7 +375,7 @@ Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, const Ro
 }  // namespace
 
 Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, void* turned,
-                                 const Partials& partials, const KeyLogits& kept) {
+                                 const Partials& partials, const ItemSums& kept) {
   CallMemory memory(context, "SparseAttention");
   const RotatedQueries queries =
       RotateQueries(context, memory, in.queries, rows, in.kv_heads, turned, turned != nullptr);

@@ -16,9 +16,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr std::int32_t kBeingUnfolded = -2;  // in slot_page, inside a call
 constexpr int kPagesOfThread = 4;            // looked at at once
+constexpr int kGivenAtOnce = 8;              // pages never taken that a thread gives away
 // Of the second launch: their warps have more bytes on their way than the bus brings in the time that one takes, and
 // all blocks find a place at once.
-constexpr int kFillBlocks = 96;
+constexpr int kFillBlocks = 132;
 
 struct PoolInputs {
   std::int32_t* page_slot;
@@ -98,7 +99,21 @@ class PageTaker {
   // Returns how many got one. `counts` is each thread's copy.
   __device__ int Take(PageCounts& counts) {
     const int fresh = static_cast<int>(min(Index{wanted_}, pool_.pages - counts.num_used));
-    for (int i = threadIdx.x; i < fresh; i += kThreads) Give(i, counts.num_used + i);
+    for (int i = threadIdx.x; i < fresh; i += kGivenAtOnce * kThreads) {
+      // All others wait for this block, so loads are under way together.
+      std::int32_t slots[kGivenAtOnce], before[kGivenAtOnce];
+#pragma unroll
+      for (int n = 0; n < kGivenAtOnce; ++n) {
+        const int own = min(i + n * kThreads, fresh - 1);
+        slots[n] = work_[own].slot;
+        before[n] = pool_.page_slot[counts.num_used + own];
+      }
+#pragma unroll
+      for (int n = 0; n < kGivenAtOnce; ++n) {
+        const int own = i + n * kThreads;
+        if (own < fresh) Give(own, counts.num_used + own, slots[n], before[n]);
+      }
+    }
     counts.num_used += fresh;
     int given = fresh;
     while (given < wanted_) {
@@ -110,12 +125,13 @@ class PageTaker {
   }
 
  private:
-  __device__ void Give(int i, std::int32_t page) {
-    const std::int32_t before = pool_.page_slot[page];
+  __device__ void Give(int i, std::int32_t page) { Give(i, page, work_[i].slot, pool_.page_slot[page]); }
+  // To `slot`, that of work i, what was that of slot `before`.
+  __device__ void Give(int i, std::int32_t page, std::int32_t slot, std::int32_t before) {
     if (before >= 0 && before < pool_.slots && pool_.slot_page[before] == page) pool_.slot_page[before] = -1;
-    pool_.page_slot[page] = work_[i].slot;
+    pool_.page_slot[page] = slot;
     pool_.page_call[page] = call_;
-    pool_.slot_page[work_[i].slot] = page;
+    pool_.slot_page[slot] = page;
     work_[i].page = page;
   }
 
@@ -290,13 +306,14 @@ __device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const 
                           const RotationInputs& rotation, int half, Kv* page_k, Kv* page_v) {
   const auto page_tokens = static_cast<int>(pool.page_tokens);
   const Index warps = Index{gridDim.x} * kWarps, own = Index{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  unsigned long long bytes = 0;
   for (Index n = own; n < Index{given} * page_tokens; n += warps) {
     const Work item = work[n / page_tokens];
     const auto row = static_cast<int>(n % page_tokens);
     const RawRows& raw = pool.raw[item.block];
-    if (row == 0 && threadIdx.x % kWarp == 0) {
-      const unsigned bytes = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
-      atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), 4ULL * bytes * item.tokens * half);
+    if (row == 0) {
+      const unsigned of_value = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
+      bytes += 4ULL * of_value * item.tokens * half;
     }
     const std::int32_t position = item.position + row;
     if (row >= item.tokens ||
@@ -314,6 +331,9 @@ __device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const 
         break;
       default: UnfoldRow<float>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
     }
+  }
+  if (threadIdx.x % kWarp == 0 && bytes > 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), bytes);
   }
 }
 

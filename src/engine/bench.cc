@@ -25,6 +25,7 @@ Status CheckOptions(const BenchOptions& options) {
   UNFOLD_TRY(InRange("chunk_size", options.chunk_size, 1, 1024));
   UNFOLD_TRY(InRange("num_levels", options.num_levels, 1, 2));
   UNFOLD_TRY(InRange("section_size", options.section_size, 2, 1024));
+  UNFOLD_TRY(InRange("unfold_top_k", options.unfold_top_k, 0, kMostTokens));
   UNFOLD_TRY(InRange("batch", options.batch, 1, 4096));
   UNFOLD_TRY(InRange("batch times context_tokens", options.batch * options.context_tokens, 1, kMostTokens));
   UNFOLD_TRY(InRange("num_chunks", options.num_chunks, 1, std::int64_t{1} << 32));

@@ -110,8 +110,7 @@ Status AnswerBench::Place(std::uint64_t source) {
 
 Status AnswerBench::AskQuestion() {
   SelectionBudget budget;
-  budget.top_k = DefaultTopK(working_set_->num_tokens() + working_set_->num_gists(), Compression(run_.options()),
-                             shape_.group_size(), run_.options().chunk_size, working_set_->num_chunks());
+  budget.top_k = UnfoldTopK(run_, working_set_->num_tokens() + working_set_->num_gists(), working_set_->num_chunks());
   const auto capacity = static_cast<std::int64_t>(question_.size() + answer_.size());
   UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*model_, shape_.num_layers, capacity));
   attention_ = std::make_unique<QueryAttention>(*model_, prefix_, 0, working_set_.get(), std::move(tail), budget,

@@ -60,7 +60,6 @@ class LayerBench {
 };
 
 Status LayerBench::Prepare() {
-  const BenchOptions& options = run_.options();
   const ModelConfig& shape = run_.shape();
   const BenchTables& tables = context_.tables();
   const std::int64_t position = context_.end_position() + kTailTokens - 1;
@@ -68,8 +67,7 @@ Status LayerBench::Prepare() {
   window.max_positions = static_cast<std::int32_t>(position) + 1;
   UNFOLD_TRY_ASSIGN(rope_, RopeMemory::Make(window, run_.backend()));
   UNFOLD_TRY_ASSIGN(position_, run_.memory().Ints(std::vector<std::int32_t>{static_cast<std::int32_t>(position)}));
-  top_k_ = DefaultTopK(tables.num_tokens + tables.num_gists(), Compression(options), shape.group_size(),
-                       options.chunk_size, tables.num_chunks());
+  top_k_ = UnfoldTopK(run_, tables.num_tokens + tables.num_gists(), tables.num_chunks());
   for (const ContextView& view : context_.copies()) {
     UNFOLD_TRY(run_.Check("choose chunks"));
     Step& step = steps_.emplace_back();

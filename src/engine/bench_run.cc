@@ -9,6 +9,7 @@
 #include <random>
 
 #include "model/shapes.h"
+#include "rag/query_attention.h"
 
 namespace unfold {
 namespace {
@@ -67,6 +68,12 @@ double SecondsNow() {
 double Compression(const BenchOptions& options) {
   if (options.compression > 0) return options.compression;
   return static_cast<double>(options.chunk_size) * (options.num_levels > 1 ? options.section_size : 1);
+}
+
+std::int64_t UnfoldTopK(const BenchRun& run, std::int64_t tokens, std::int64_t chunks) {
+  const BenchOptions& options = run.options();
+  if (options.unfold_top_k > 0) return std::min(options.unfold_top_k, std::max<std::int64_t>(1, chunks));
+  return DefaultTopK(tokens, Compression(options), run.shape().group_size(), options.chunk_size, chunks);
 }
 
 Result<std::unique_ptr<BenchRun>> BenchRun::Make(const BenchOptions& options, const BenchProgress& progress) {

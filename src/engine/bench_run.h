@@ -91,6 +91,8 @@ Status BenchTtft(BenchRun& run, std::vector<BenchFigure>& figures);
 inline constexpr std::int64_t kBenchDocumentTokens = 2048;
 // The options' compression, or its default.
 double Compression(const BenchOptions& options);
+// Chunks that a head keeps of a context of `tokens` tokens and gists.
+std::int64_t UnfoldTopK(const BenchRun& run, std::int64_t tokens, std::int64_t chunks);
 
 }  // namespace unfold
 

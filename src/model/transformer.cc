@@ -119,9 +119,8 @@ Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden
   UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, working, {num_rows, config_.ffn_dim}));
   UNFOLD_TRY(
       backend_.RmsNorm({.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  const MatMulArgs products[] = {Product(normed, weights.gate, gate), Product(normed, weights.up, up)};
-  UNFOLD_TRY(backend_.MatMuls(products));
-  UNFOLD_TRY(backend_.SwiGlu({.gate = gate, .up = up, .out = gate}));
+  UNFOLD_TRY(backend_.GatedProduct(
+      {.gate = Product(normed, weights.gate, gate), .up = Product(normed, weights.up, up), .out = gate}));
   return AddProduct(gate, weights.down, hidden);
 }
 

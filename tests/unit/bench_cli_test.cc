@@ -121,6 +121,10 @@ TEST_F(BenchCli, LayerCoarseToFineAndDense) {
   EXPECT_EQ(two["layer"]["compression"], 16);
   EXPECT_LT(two["layer"]["scored_gists_a_kv_head"], two["layer"]["chunks"]);
   EXPECT_GT(two["layer"]["chosen_gists_a_kv_head"], two["layer"]["chosen_chunks_a_kv_head"]);
+  auto fixed = Measure({"layer", "--shape", "gist-mini", "--context", "16000", "--unfold-top-k", "5"});
+  EXPECT_EQ(fixed["layer"]["top_k"], 5);
+  EXPECT_GE(fixed["layer"]["chosen_chunks_a_kv_head"], 5);
+  EXPECT_LE(fixed["layer"]["chosen_chunks_a_kv_head"], 10);
   auto dense = Measure({"layer", "--shape", "gist-mini", "--context", "16000", "--full-attention"});
   ASSERT_EQ(dense.size(), 1U);
   EXPECT_EQ(dense["layer"]["bytes"], (16000 + 64) * 2 * 4 * 64 * 4);
@@ -190,6 +194,7 @@ TEST_F(BenchCli, RefusesInWords) {
       {{"nope"}, 2, "subcommand"},
       {{"layer", "--levels", "3"}, 2, "--levels"},
       {{"layer", "--compression", "-1"}, 2, "--compression"},
+      {{"layer", "--unfold-top-k", "-1"}, 2, "--unfold-top-k"},
       {{"layer", "--batch", "2"}, 2, "--batch"},
       {{"route", "--full-attention"}, 2, "--full-attention"},
       {{"encode", "--compute", "f16"}, 2, "--compute"},

@@ -206,6 +206,48 @@ TEST_P(Bf16Activations, MatMulsOfAQuery) {
   }
 }
 
+// Few rows, which a backend may do in one piece, and more; columns that fill no tile; in place and not.
+TEST_P(Bf16Activations, GatedProduct) {
+  Random random(68);
+  for (const DType out_type : kTypes) {
+    for (std::int64_t rows : {1, 3, 8, 9, 40}) {
+      for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{40, 13}, {512, 4000}, {1000, 64}}) {
+        const DType x_type = out_type == DType::kBF16 || random.Below(2) == 0 ? DType::kBF16 : DType::kF32;
+        ProductCase gate(random, x_type, DType::kBF16, rows, inner, columns),
+            up(random, x_type, DType::kBF16, rows, inner, columns);
+        for (ProductCase* c : {&gate, &up}) {
+          c->args.x = gate.x;
+          c->args.bias = Tensor();
+          c->args.compute = DType::kBF16;
+          c->args.query = true;
+        }
+        std::memcpy(up.rounded.u16(), gate.rounded.u16(), (*gate.rounded).bytes());
+        Guarded wide_gate(DType::kF32, {rows, columns}), wide_up(DType::kF32, {rows, columns}),
+            want(DType::kF32, {rows, columns});
+        ASSERT_TRUE(Succeeds(ref_->GatedProduct({gate.To(wide_gate), up.To(wide_up), want})));
+        Guarded gate_out(out_type, {rows, columns}), up_out(out_type, {rows, columns}), out(out_type, {rows, columns});
+        const Tensor to = random.Below(2) == 0 ? *gate_out : *out;
+        const Status status = backend_->GatedProduct({gate.To(gate_out), up.To(up_out), to});
+        if (x_type == DType::kF32 && out_type == DType::kF32) {
+          ASSERT_TRUE(Succeeds(status));  // of every backend
+        } else if (!Done(status)) {
+          continue;
+        }
+        const Guarded& written = to.data == (*out).data ? out : gate_out;
+        ASSERT_TRUE(Near(written, want,
+                         [&](std::int64_t i) {
+                           const double g = wide_gate[i], u = wide_up[i], silu = std::abs(g / (1 + std::exp(-g)));
+                           return 1.1 * std::abs(u) * gate.Bound(i, g, out_type) + silu * up.Bound(i, u, out_type) +
+                                  gate.Bound(i, g, out_type) * up.Bound(i, u, out_type) + 6 * kEps * std::abs(want[i]) +
+                                  0x1p-119 * std::abs(u) + Rounding(out_type, want[i]);
+                         }))
+            << rows << " x " << inner << " x " << columns;
+        ASSERT_TRUE(written.Intact());
+      }
+    }
+  }
+}
+
 // x that is rounded before and x that the product rounds: the same bits, but in a decoding step, whose form may depend
 // on where x lies.
 TEST_P(Bf16Activations, MatMulRoundsAsRmsNormDoes) {
