@@ -123,6 +123,24 @@ CudaContext::~CudaContext() {
   if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
 }
 
+// The same for every context of the process, which have their kernels in common.
+Status CudaContext::Prepare(const void* kernel, std::string_view op) {
+  if (prepared_.contains(kernel)) return Status::Ok();
+  int device = 0, most = 0;
+  cudaFuncAttributes attributes{};
+  UNFOLD_TRY(Explain(cudaGetDevice(&device), op));
+  UNFOLD_TRY(Explain(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), op));
+  UNFOLD_TRY(Explain(cudaFuncGetAttributes(&attributes, kernel), op));
+  UNFOLD_TRY(Explain(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          most - static_cast<int>(attributes.sharedSizeBytes)),
+                     op));
+  UNFOLD_TRY(Explain(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+      op));
+  prepared_.insert(kernel);
+  return Status::Ok();
+}
+
 Result<void*> CudaContext::Allocate(std::size_t bytes) {
   UNFOLD_TRY(broken_);
   void* memory = nullptr;

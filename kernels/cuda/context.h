@@ -19,6 +19,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -125,12 +126,7 @@ class CudaContext {
   // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other.
   template <typename... Params, typename... Args>
   Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
-    UNFOLD_TRY(Explain(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(work.shared_bytes)),
-        work.op));
-    UNFOLD_TRY(Explain(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-        work.op));
+    UNFOLD_TRY(Prepare(reinterpret_cast<const void*>(kernel), work.op));
     cudaLaunchAttribute early{};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -150,6 +146,8 @@ class CudaContext {
 
  private:
   friend class CallMemory;
+  // Once for each kernel: lets it take all shared memory that there is.
+  Status Prepare(const void* kernel, std::string_view op);
   struct Block {
     void* memory;
     std::size_t bytes, used;
@@ -170,7 +168,8 @@ class CudaContext {
   FaultNote* host_notes_ = nullptr;  // pinned: where Settle reads them
   unsigned long long calls_ = 0;
   std::vector<Block> blocks_;
-  std::vector<Buffer> counters_;  // the last one is in use; recordings may have others
+  std::unordered_set<const void*> prepared_;  // kernels
+  std::vector<Buffer> counters_;              // the last one is in use; recordings may have others
   std::int64_t num_counters_ = 0;
   bool recording_ = false;
   int recordings_ = 0;
