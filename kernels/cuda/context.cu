@@ -134,9 +134,6 @@ Status CudaContext::Prepare(const void* kernel, std::string_view op) {
   UNFOLD_TRY(Explain(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           most - static_cast<int>(attributes.sharedSizeBytes)),
                      op));
-  UNFOLD_TRY(Explain(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-      op));
   prepared_.insert(kernel);
   return Status::Ok();
 }

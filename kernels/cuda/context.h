@@ -121,22 +121,26 @@ class CudaContext {
     int threads;
     std::size_t shared_bytes;
     std::string_view op;
+    bool streams = false;
   };
   // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up while the work before ends.
-  // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other.
+  // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other. But one that
+  // streams is launched after the work before, with a large L1, where its loads under way find room.
   template <typename... Params, typename... Args>
   Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
     UNFOLD_TRY(Prepare(reinterpret_cast<const void*>(kernel), work.op));
-    cudaLaunchAttribute early{};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t launch{};
     launch.gridDim = dim3(static_cast<unsigned>(work.blocks));
     launch.blockDim = dim3(static_cast<unsigned>(work.threads));
     launch.dynamicSmemBytes = work.shared_bytes;
     launch.stream = stream_;
-    launch.attrs = &early;
-    launch.numAttrs = launches_early_ ? 1 : 0;
+    launch.attrs = attributes;
+    launch.numAttrs = work.streams ? 0 : launches_early_ ? 2 : 1;
     return Explain(cudaLaunchKernelEx(&launch, kernel, static_cast<Params>(args)...), work.op);
   }
   // What `error` means, ok for cudaSuccess; remembers errors that end the context.

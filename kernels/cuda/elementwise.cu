@@ -11,6 +11,10 @@ namespace unfold {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kThreadsOfMultiprocessor = 1536;  // that find registers, about
+constexpr Index kFewBlocks = Index{1} << 11;    // of work that is over before more loads on their way would help
+bool Streams(Index blocks) { return blocks > kFewBlocks; }
+
 constexpr int kNormFours = 2;  // of a row that a thread keeps
 constexpr Index kMostNormThreads = 512;
 
@@ -25,47 +29,55 @@ __global__ void EmbedKernel(const Element* table, Index vocabulary, Index width,
   for (Index i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = Widen(table[id * width + i]);
 }
 
-// One row a block, four neighbours a thread and again a block's width on, of which it keeps the first. `out` may be
-// `x`: a thread writes only what it alone has read. `vectors`: all rows can be read and written four at a time; the
-// order of the sum is the same without.
+// One row a block at a time, four neighbours a thread and again a block's width on, of which it keeps the first; those
+// of the block's next row are under way meanwhile. `out` may be `x`: a thread writes only what it alone has read.
+// `vectors`: all rows can be read and written four at a time; the order of the sum is the same without.
 template <typename X, typename Element, typename Out>
 __global__ void __launch_bounds__(kMostNormThreads)
-    RmsNormKernel(const X* x, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
+    RmsNormKernel(const X* x, Index rows, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
   __shared__ float shared[kWarp];
   const Index own = 4 * threadIdx.x, stride = 4 * blockDim.x, rest = own + kNormFours * stride;
-  const X* row = x + blockIdx.x * width;
   const auto load = [&](const auto* from, Index i, float(&to)[4]) {
     LoadFour(from + i, vectors && i < width, width - i, to);
   };
-  float kept[kNormFours][4], weights[kNormFours][4];
+  float kept[kNormFours][4], next[kNormFours][4], weights[kNormFours][4];
 #pragma unroll
   for (int n = 0; n < kNormFours; ++n) load(weight, own + n * stride, weights[n]);  // older than the work before
   WaitForWorkBefore();
 #pragma unroll
-  for (int n = 0; n < kNormFours; ++n) load(row, own + n * stride, kept[n]);
-  float squares = 0;
-  const auto add = [&](const float(&values)[4]) {
-    for (const float value : values) squares = fmaf(value, value, squares);
-  };
-  for (const auto& values : kept) add(values);
-  for (Index i = rest; i < width; i += stride) {
-    float values[4];
-    load(row, i, values);
-    add(values);
-  }
-  const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
-  const auto put = [&](Index i, const float(&values)[4], const float(&by)[4]) {
-    float normed[4];
-    for (int e = 0; e < 4; ++e) normed[e] = values[e] * scale * by[e];
-    if (i < width) StoreFour(normed, vectors, width - i, out + blockIdx.x * width + i);
-  };
+  for (int n = 0; n < kNormFours; ++n) load(x + blockIdx.x * width, own + n * stride, next[n]);
+  for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
+    const X* row = x + r * width;
 #pragma unroll
-  for (int n = 0; n < kNormFours; ++n) put(own + n * stride, kept[n], weights[n]);
-  for (Index i = rest; i < width; i += stride) {
-    float values[4], by[4];
-    load(row, i, values);
-    load(weight, i, by);
-    put(i, values, by);
+    for (int n = 0; n < kNormFours; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) kept[n][e] = next[n][e];
+      if (r + gridDim.x < rows) load(row + gridDim.x * width, own + n * stride, next[n]);
+    }
+    float squares = 0;
+    const auto add = [&](const float(&values)[4]) {
+      for (const float value : values) squares = fmaf(value, value, squares);
+    };
+    for (const auto& values : kept) add(values);
+    for (Index i = rest; i < width; i += stride) {
+      float values[4];
+      load(row, i, values);
+      add(values);
+    }
+    const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
+    const auto put = [&](Index i, const float(&values)[4], const float(&by)[4]) {
+      float normed[4];
+      for (int e = 0; e < 4; ++e) normed[e] = values[e] * scale * by[e];
+      if (i < width) StoreFour(normed, vectors, width - i, out + r * width + i);
+    };
+#pragma unroll
+    for (int n = 0; n < kNormFours; ++n) put(own + n * stride, kept[n], weights[n]);
+    for (Index i = rest; i < width; i += stride) {
+      float values[4], by[4];
+      load(row, i, values);
+      load(weight, i, by);
+      put(i, values, by);
+    }
   }
 }
 
@@ -178,9 +190,9 @@ Status CudaBackend::DoEmbed(const EmbedArgs& args) {
   if (rows == 0) return Status::Ok();
   Status status;
   WithWeightType(args.table.dtype, [&]<typename Element>(const Element*) {
-    status = context_->Launch(EmbedKernel<Element>, {rows, kThreads, 0, "Embed"}, args.table.as<const Element>(),
-                              args.table.dims[0], width, args.ids.as<std::int32_t>(), args.out.as<float>(),
-                              context_->NextCall());
+    status = context_->Launch(EmbedKernel<Element>, {rows, kThreads, 0, "Embed", Streams(rows)},
+                              args.table.as<const Element>(), args.table.dims[0], width, args.ids.as<std::int32_t>(),
+                              args.out.as<float>(), context_->NextCall());
   });
   return status;
 }
@@ -191,10 +203,13 @@ Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   const bool vectors =
       width % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data) && HasVectors(args.out.data);
   const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, 4 * kNormFours * kWarp) * kWarp));
+  const bool streams = Streams(rows);
+  const Index blocks = streams ? context_->num_multiprocessors() * (kThreadsOfMultiprocessor / threads) : rows;
   Status status;
   const auto run = [&]<typename X, typename Element, typename Out>(X*, const Element*, Out*) {
-    status = context_->Launch(RmsNormKernel<X, Element, Out>, {rows, threads, 0, "RmsNorm"}, args.x.as<const X>(),
-                              width, args.weight.as<const Element>(), args.epsilon, vectors, args.out.as<Out>());
+    status =
+        context_->Launch(RmsNormKernel<X, Element, Out>, {blocks, threads, 0, "RmsNorm", streams}, args.x.as<const X>(),
+                         rows, width, args.weight.as<const Element>(), args.epsilon, vectors, args.out.as<Out>());
   };
   WithActivationType(args.x.dtype, [&](auto* x) {
     WithActivationType(args.out.dtype, [&](auto* out) {
@@ -215,9 +230,9 @@ Status CudaBackend::DoRope(const RopeArgs& args) {
   const auto threads = static_cast<int>(std::min<Index>(kThreads, CeilDiv(heads * fours, kWarp) * kWarp));
   Status status;
   const auto run = [&]<typename X, typename Out>(X*, Out*) {
-    status = context_->Launch(RopeKernel<X, Out>, {rows, threads, 0, "Rope"}, args.x.as<const X>(), shape,
-                              args.positions.as<std::int32_t>(), args.rope.cos.as<float>(), args.rope.sin.as<float>(),
-                              args.out.as<Out>(), context_->NextCall());
+    status = context_->Launch(RopeKernel<X, Out>, {rows, threads, 0, "Rope", Streams(rows)}, args.x.as<const X>(),
+                              shape, args.positions.as<std::int32_t>(), args.rope.cos.as<float>(),
+                              args.rope.sin.as<float>(), args.out.as<Out>(), context_->NextCall());
   };
   WithActivationType(args.x.dtype,
                      [&](auto* x) { WithActivationType(args.out.dtype, [&](auto* out) { run(x, out); }); });
@@ -228,11 +243,12 @@ Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const Index count = args.gate.size();
   if (count == 0) return Status::Ok();
   const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
+  const Index blocks = CeilDiv(count, 4 * kSwiGluFours * kThreads);
   Status status;
   WithActivationType(args.gate.dtype, [&]<typename Element>(Element*) {
-    status = context_->Launch(
-        SwiGluKernel<Element>, {CeilDiv(count, 4 * kSwiGluFours * kThreads), kThreads, 0, "SwiGlu"},
-        args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors, args.out.as<Element>());
+    status = context_->Launch(SwiGluKernel<Element>, {blocks, kThreads, 0, "SwiGlu", Streams(blocks)},
+                              args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors,
+                              args.out.as<Element>());
   });
   return status;
 }
@@ -242,10 +258,11 @@ Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
   const UnfoldShape shape{rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.rope.cos.dims[0]};
   const Index pairs = rows * kv_heads * head_dim / 2;
   if (pairs == 0) return Status::Ok();
+  const Index blocks = CeilDiv(pairs, kThreads);
   Status status;
   const auto run = [&]<typename Element>(const Element*, const __nv_bfloat16* k_scale, const __nv_bfloat16* v_scale) {
     WithActivationType(args.out_k.dtype, [&]<typename Kv>(Kv*) {
-      status = context_->Launch(UnfoldKernel<Element, Kv>, {CeilDiv(pairs, kThreads), kThreads, 0, "Unfold"},
+      status = context_->Launch(UnfoldKernel<Element, Kv>, {blocks, kThreads, 0, "Unfold", Streams(blocks)},
                                 args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale,
                                 args.positions.as<std::int32_t>(), args.rope.cos.as<float>(), args.rope.sin.as<float>(),
                                 shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(), context_->NextCall());

@@ -31,6 +31,8 @@ constexpr int kHalf = 4 * kLaneStep;  // those of the lanes of a row
 constexpr int kStep = 2 * kHalf;      // a step is two of them, so that a warp reads 128 bytes of a row
 constexpr int kStepsAhead = 3;        // that a warp has on their way, of 2 KiB
 
+constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
+
 // A tile has 16 rows of `weight`, or, of a gated product, 8 and the same 8 of `up`.
 struct FewRowsProduct {
   const Bf16 *weight = nullptr, *up = nullptr;
@@ -56,143 +58,128 @@ struct FewRowsInputs {
   }
 };
 
-// What the lanes of a warp multiply in a step, each as it has copied it: rows g and g + 8 of a tile, and of x row g.
-template <typename X, int kRows>
-struct FewRowsStep {
-  static constexpr int kPieces = sizeof(X) / 2;  // of 16 bytes, for a lane's dims of x
+// What the lanes of a warp have of the weights in a step, each as it has copied it: of rows g and g + 8 of a tile.
+struct WeightStep {
   uint4 low[2][kWarp], high[2][kWarp];
-  uint4 x[2][kPieces][4 * kRows];
-
-  // Eight neighbours of x as pairs of bf16.
-  __device__ __forceinline__ uint4 Right(int half) const {
-    const int lane = threadIdx.x % kWarp;
-    if (lane >= 4 * kRows) return make_uint4(0, 0, 0, 0);
-    const uint4 first = x[half][0][lane];
-    if constexpr (kPieces == 1) return first;
-    const auto pair = [](unsigned a, unsigned b) { return PackBf16(__uint_as_float(a), __uint_as_float(b)); };
-    const uint4 second = x[half][kPieces - 1][lane];
-    return make_uint4(pair(first.x, first.y), pair(first.z, first.w), pair(second.x, second.y),
-                      pair(second.z, second.w));
-  }
 };
 
-template <typename X, int kRows>
-struct FewRowsShared {
-  FewRowsStep<X, kRows> ahead[kWarps][kStepsAhead];
-  float sums[2][kWarps][kTileColumns][kRows];
-};
-
-// Where a lane copies from, step by step and tile by tile. What is past the last dim is zeros.
-template <typename X, int kRows>
-class FewRowsCursor {
+// Where a lane copies weights from, step by step and tile by tile. Without kWhole, where the dims do not fill their
+// steps, what is past the last dim is zeros.
+template <typename X, bool kWhole>
+class WeightCursor {
  public:
-  __device__ __forceinline__ FewRowsCursor(const FewRowsInputs<X>& in, int first_dim, int dims)
-      : in_(in), first_dim_(first_dim), dims_(dims), tile_(dims > 0 ? static_cast<int>(blockIdx.x) : in.tiles) {
+  __device__ __forceinline__ WeightCursor(const FewRowsInputs<X>& in, int first_dim, int steps)
+      : in_(in), first_dim_(first_dim), steps_(steps), tile_(steps > 0 ? static_cast<int>(blockIdx.x) : in.tiles) {
     Aim();
   }
-  __device__ __forceinline__ bool Inside() const { return tile_ < in_.tiles; }
-  __device__ __forceinline__ void CopyWeights(FewRowsStep<X, kRows>& to) const {
+  // To the step after, if there was one here.
+  __device__ __forceinline__ void Copy(WeightStep& to) {
+    if (tile_ >= in_.tiles) return;
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool inside = k_ + half * kHalf < in_.inner;
+      const bool inside = kWhole || first_dim_ + (steps_ - left_) * kStep + half * kHalf < in_.inner;
       CopyAsync16(&to.low[half][lane], low_ + (inside ? half * kHalf : 0), inside);
       CopyAsync16(&to.high[half][lane], high_ + (inside ? half * kHalf : 0), inside);
     }
-  }
-  // Past the caches of a multiprocessor, which may have what was there before the work before.
-  __device__ __forceinline__ void CopyX(FewRowsStep<X, kRows>& to) const {
-    const int lane = threadIdx.x % kWarp, row = lane / 4;
-    if (row >= in_.rows) return;
-    const X* from = in_.x + Index{row} * in_.inner + k_;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool inside = k_ + half * kHalf < in_.inner;
-#pragma unroll
-      for (int piece = 0; piece < to.kPieces; ++piece) {
-        const int at = half * kHalf + piece * static_cast<int>(16 / sizeof(X));
-        CopyAsync16(&to.x[half][piece][lane], from + (inside ? at : 0), inside);
-      }
-    }
-  }
-  __device__ __forceinline__ void Next() {
-    low_ += kStep, high_ += kStep, k_ += kStep;
-    if (k_ < first_dim_ + dims_) return;
+    low_ += kStep, high_ += kStep;
+    if (--left_ > 0) return;
     tile_ += static_cast<int>(gridDim.x);
     Aim();
   }
 
  private:
-  // Rows past the last stand for the last. A step whose first dim is past the last one reads the row's first dims.
+  // Rows past the last stand for the last. A step whose first dim is past the last one stays where it is.
   __device__ __forceinline__ void Aim() {
-    k_ = first_dim_;
-    if (!Inside()) return;
+    left_ = steps_;
+    if (tile_ >= in_.tiles) return;
     const FewRowsProduct& product = in_.ProductOf(tile_);
     const Index row = Index{tile_ - product.first_tile} * product.TileColumns() + threadIdx.x % kWarp / 4;
     const Index low = min(row, product.columns - 1), high = min(row + 8, product.columns - 1);
-    low_ = product.weight + low * in_.inner + k_;
-    high_ = (product.up == nullptr ? product.weight + high * in_.inner : product.up + low * in_.inner) + k_;
+    const int first = min(first_dim_, in_.inner - kLaneStep);
+    low_ = product.weight + low * in_.inner + first;
+    high_ = (product.up == nullptr ? product.weight + high * in_.inner : product.up + low * in_.inner) + first;
   }
 
   const FewRowsInputs<X>& in_;
-  const int first_dim_, dims_;
-  int tile_, k_ = 0;
+  const int first_dim_, steps_;
+  int tile_, left_ = 0;
   const Bf16 *low_ = nullptr, *high_ = nullptr;
 };
 
-template <typename X, int kRows>
+// Eight neighbours of x as pairs of bf16.
+__device__ __forceinline__ uint4 LoadRight(const Bf16* from) { return __ldcg(reinterpret_cast<const uint4*>(from)); }
+__device__ __forceinline__ uint4 LoadRight(const float* from) {
+  const float4 low = __ldcg(reinterpret_cast<const float4*>(from));
+  const float4 high = __ldcg(reinterpret_cast<const float4*>(from) + 1);
+  return make_uint4(PackBf16(low.x, low.y), PackBf16(low.z, low.w), PackBf16(high.x, high.y), PackBf16(high.z, high.w));
+}
+
+// x in shared memory, in bf16, its dims filled up with zeros to whole steps. Past the caches of a multiprocessor, which
+// may have what was there before the work before.
+template <typename X>
+__device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int dims, Bf16* to) {
+  constexpr int kAtOnce = 4;
+  for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kThreads * kLaneStep) {
+    uint4 pairs[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int k = first + n * kThreads * kLaneStep;
+      pairs[n] = k < in.inner ? LoadRight(in.x + Index{row} * in.inner + k) : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int k = first + n * kThreads * kLaneStep;
+      if (k < dims) *reinterpret_cast<uint4*>(to + k) = pairs[n];
+    }
+  }
+}
+
+template <int kRows>
+struct FewRowsShared {
+  WeightStep ahead[kWarps][kStepsAhead];
+  float sums[2][kWarps][kTileColumns][kRows];
+
+  // [rows, dims + half a step], the last so that rows begin in different banks.
+  __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }
+};
+__host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1) / kStep * kStep + kHalf; }
+
+template <typename X, int kRows, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
     FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in) {
   extern __shared__ __align__(16) unsigned char memory[];
-  auto& shared = *reinterpret_cast<FewRowsShared<X, kRows>*>(memory);
+  auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
   // The warp's steps; the lane's dims in them.
   const int all_steps = (in.inner + kStep - 1) / kStep, each = (all_steps + kWarps - 1) / kWarps;
   const int steps = max(0, min(each, all_steps - warp * each));
   const int first_dim = warp * each * kStep + lane % 4 * kLaneStep;
-  FewRowsStep<X, kRows>* ahead = shared.ahead[warp];
-  // Rows that x does not have.
-  if (kRows > 1 && group >= in.rows) {
-    for (int n = 0; n < kStepsAhead; ++n) {
-      for (auto& half : ahead[n].x) {
-        for (auto& piece : half) piece[lane] = make_uint4(0, 0, 0, 0);
-      }
-    }
-  }
-  FewRowsCursor<X, kRows> cursor(in, first_dim, steps * kStep);
-  {
-    // Only weights can be copied before the work before has ended.
-    FewRowsCursor<X, kRows> first = cursor;
-#pragma unroll
-    for (int n = 0; n < kStepsAhead; ++n) {
-      if (!first.Inside()) break;
-      first.CopyWeights(ahead[n]);
-      first.Next();
-    }
-  }
-  WaitForWorkBefore();
+  WeightStep* ahead = shared.ahead[warp];
+  WeightCursor<X, kWhole> cursor(in, first_dim, steps);
 #pragma unroll
   for (int n = 0; n < kStepsAhead; ++n) {
-    if (!cursor.Inside()) break;
-    cursor.CopyX(ahead[n]);
-    cursor.Next();
+    cursor.Copy(ahead[n]);
+    CommitCopies();
   }
-  CommitCopies();
-  WaitForCopies<0>();
+  WaitForWorkBefore();
+  const int x_stride = XStride(in.inner);
+  for (int row = 0; row < in.rows; ++row) LoadX(in, row, x_stride - kHalf, shared.x() + row * x_stride);
+  __syncthreads();
+  // Columns of the right operand past the last row are copies of it, which nobody reads.
+  const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + first_dim;
   int slot = 0, side = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < in.tiles; tile += static_cast<int>(gridDim.x)) {
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
     for (int step = 0; step < steps; ++step) {
+      const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
+                  right1 = *reinterpret_cast<const uint4*>(x + step * kStep + kHalf);
       WaitForCopies<kStepsAhead - 1>();
-      FewRowsStep<X, kRows>& own = ahead[slot];
+      WeightStep& own = ahead[slot];
       slot = slot + 1 == kStepsAhead ? 0 : slot + 1;
-      const uint4 low = own.low[0][lane], high = own.high[0][lane], right = own.Right(0);
-      const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane], right1 = own.Right(1);
-      if (cursor.Inside()) {
-        cursor.CopyWeights(own);
-        cursor.CopyX(own);
-        cursor.Next();
-      }
+      const uint4 low = own.low[0][lane], high = own.high[0][lane];
+      const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane];
+      cursor.Copy(own);
       CommitCopies();
       Mma(sums, {low.x, high.x, low.y, high.y}, right.x, right.y);
       Mma(others, {low.z, high.z, low.w, high.w}, right.z, right.w);
@@ -227,7 +214,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
 template <typename X, int kRows>
 Status Launch(CudaContext& context, const FewRowsInputs<X>& in) {
   const Index blocks = std::min<Index>(in.tiles, kBlocksOfMultiprocessor * context.num_multiprocessors());
-  return context.Launch(FewRowsKernel<X, kRows>, {blocks, kThreads, sizeof(FewRowsShared<X, kRows>), "MatMul"}, in);
+  const std::size_t bytes = sizeof(FewRowsShared<kRows>) + in.rows * XStride(in.inner) * sizeof(Bf16);
+  const auto kernel = in.inner % kStep == 0 ? FewRowsKernel<X, kRows, true> : FewRowsKernel<X, kRows, false>;
+  return context.Launch(kernel, {blocks, kThreads, bytes, "MatMul"}, in);
 }
 
 template <typename X>
@@ -251,7 +240,7 @@ bool TakesFewRows(const MatMulArgs& args) {
   const Index rows = args.x.dims[0], inner = args.x.dims[1];
   const bool vectors = inner % kLaneStep == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data);
   return args.query && args.compute == DType::kBF16 && args.weight.dtype == DType::kBF16 && rows >= 1 &&
-         rows <= kFewRows && inner > 0 && vectors;
+         rows <= kFewRows && inner > 0 && rows * inner <= kMostX && vectors;
 }
 
 std::size_t ProductsOfSameRows(std::span<const MatMulArgs> products) {

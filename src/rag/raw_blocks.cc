@@ -7,7 +7,7 @@
 namespace unfold {
 namespace {
 
-constexpr std::size_t kAlignment = 16;
+constexpr std::size_t kAlignment = 256;                    // a row of a head crosses the bus in whole lines
 constexpr std::size_t kSlabBytes = std::size_t{64} << 20;  // pinning memory takes a while: much at once
 constexpr std::size_t kSizes = 8;                          // of memory for blocks, so that one fits in another's
 
