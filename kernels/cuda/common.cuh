@@ -110,6 +110,20 @@ __device__ __forceinline__ void LoadFour(const Element* from, bool whole, Index 
 #pragma unroll
   for (int i = 0; i < 4; ++i) to[i] = whole ? Widen(four.values[i]) : i < count ? Widen(from[i]) : 0.0F;
 }
+// The same as they are, to be widened where they are used: until then nothing waits for the load.
+template <typename Element>
+__device__ __forceinline__ Four<Element> LoadFour(const Element* from, bool whole, Index count) {
+  Four<Element> four{};
+  if (whole) {
+    if (count > 0) four = *reinterpret_cast<const Four<Element>*>(from);
+    return four;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) four.values[i] = from[i];
+  }
+  return four;
+}
 template <typename Element>
 __device__ __forceinline__ void StoreFour(const float (&from)[4], bool whole, Index count, Element* to) {
   if (whole) {

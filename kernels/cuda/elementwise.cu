@@ -37,47 +37,36 @@ __global__ void __launch_bounds__(kMostNormThreads)
     RmsNormKernel(const X* x, Index rows, Index width, const Element* weight, float epsilon, bool vectors, Out* out) {
   __shared__ float shared[kWarp];
   const Index own = 4 * threadIdx.x, stride = 4 * blockDim.x, rest = own + kNormFours * stride;
-  const auto load = [&](const auto* from, Index i, float(&to)[4]) {
-    LoadFour(from + i, vectors && i < width, width - i, to);
-  };
-  float kept[kNormFours][4], next[kNormFours][4], weights[kNormFours][4];
+  const auto load = [&](const auto* from, Index i) { return LoadFour(from + i, vectors, width - i); };
+  Four<X> kept[kNormFours], next[kNormFours];
+  Four<Element> weights[kNormFours];
 #pragma unroll
-  for (int n = 0; n < kNormFours; ++n) load(weight, own + n * stride, weights[n]);  // older than the work before
+  for (int n = 0; n < kNormFours; ++n) weights[n] = load(weight, own + n * stride);  // older than the work before
   WaitForWorkBefore();
 #pragma unroll
-  for (int n = 0; n < kNormFours; ++n) load(x + blockIdx.x * width, own + n * stride, next[n]);
+  for (int n = 0; n < kNormFours; ++n) next[n] = load(x + blockIdx.x * width, own + n * stride);
   for (Index r = blockIdx.x; r < rows; r += gridDim.x) {
     const X* row = x + r * width;
 #pragma unroll
     for (int n = 0; n < kNormFours; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) kept[n][e] = next[n][e];
-      if (r + gridDim.x < rows) load(row + gridDim.x * width, own + n * stride, next[n]);
+      kept[n] = next[n];
+      if (r + gridDim.x < rows) next[n] = load(row + gridDim.x * width, own + n * stride);
     }
     float squares = 0;
-    const auto add = [&](const float(&values)[4]) {
-      for (const float value : values) squares = fmaf(value, value, squares);
+    const auto add = [&](const Four<X>& four) {
+      for (const X value : four.values) squares = fmaf(Widen(value), Widen(value), squares);
     };
-    for (const auto& values : kept) add(values);
-    for (Index i = rest; i < width; i += stride) {
-      float values[4];
-      load(row, i, values);
-      add(values);
-    }
+    for (const Four<X>& four : kept) add(four);
+    for (Index i = rest; i < width; i += stride) add(load(row, i));
     const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
-    const auto put = [&](Index i, const float(&values)[4], const float(&by)[4]) {
+    const auto put = [&](Index i, const Four<X>& four, const Four<Element>& by) {
       float normed[4];
-      for (int e = 0; e < 4; ++e) normed[e] = values[e] * scale * by[e];
+      for (int e = 0; e < 4; ++e) normed[e] = Widen(four.values[e]) * scale * Widen(by.values[e]);
       if (i < width) StoreFour(normed, vectors, width - i, out + r * width + i);
     };
 #pragma unroll
     for (int n = 0; n < kNormFours; ++n) put(own + n * stride, kept[n], weights[n]);
-    for (Index i = rest; i < width; i += stride) {
-      float values[4], by[4];
-      load(row, i, values);
-      load(weight, i, by);
-      put(i, values, by);
-    }
+    for (Index i = rest; i < width; i += stride) put(i, load(row, i), load(weight, i));
   }
 }
 
@@ -131,26 +120,29 @@ __device__ __forceinline__ float SiluTimes(float gate, float up, __nv_bfloat16*)
   return __fdividef(gate, 1.0F + __expf(-gate)) * up;
 }
 
-constexpr int kSwiGluFours = 2;  // of a thread, a block's width apart, so that more loads are on their way
+constexpr int kSwiGluFours = 2;  // of a thread at a time, a block's width apart, so that more loads are on their way
 
 template <typename Element>
-__global__ void SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
+__global__ void __launch_bounds__(kThreads)
+    SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
   WaitForWorkBefore();
-  float gates[kSwiGluFours][4], ups[kSwiGluFours][4];
-  const Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x);
+  const Index stride = Index{gridDim.x} * 4 * kSwiGluFours * kThreads;
+  for (Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x); first < count; first += stride) {
+    Four<Element> gates[kSwiGluFours], ups[kSwiGluFours];
 #pragma unroll
-  for (int f = 0; f < kSwiGluFours; ++f) {
-    const Index i = first + 4 * f * kThreads;
-    if (i >= count) continue;
-    LoadFour(gate + i, vectors && i + 4 <= count, count - i, gates[f]);
-    LoadFour(up + i, vectors && i + 4 <= count, count - i, ups[f]);
-  }
+    for (int f = 0; f < kSwiGluFours; ++f) {
+      const Index i = first + 4 * f * kThreads;
+      const bool whole = vectors && (i >= count || i + 4 <= count);
+      gates[f] = LoadFour(gate + i, whole, count - i);
+      ups[f] = LoadFour(up + i, whole, count - i);
+    }
 #pragma unroll
-  for (int f = 0; f < kSwiGluFours; ++f) {
-    const Index i = first + 4 * f * kThreads;
-    if (i >= count) continue;
-    for (int e = 0; e < 4; ++e) gates[f][e] = SiluTimes(gates[f][e], ups[f][e], out);
-    StoreFour(gates[f], vectors && i + 4 <= count, count - i, out + i);
+    for (int f = 0; f < kSwiGluFours; ++f) {
+      const Index i = first + 4 * f * kThreads;
+      float product[4];
+      for (int e = 0; e < 4; ++e) product[e] = SiluTimes(Widen(gates[f].values[e]), Widen(ups[f].values[e]), out);
+      if (i < count) StoreFour(product, vectors && i + 4 <= count, count - i, out + i);
+    }
   }
 }
 
@@ -243,12 +235,14 @@ Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const Index count = args.gate.size();
   if (count == 0) return Status::Ok();
   const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
-  const Index blocks = CeilDiv(count, 4 * kSwiGluFours * kThreads);
+  const Index all = CeilDiv(count, 4 * kSwiGluFours * kThreads);
+  const bool streams = Streams(all);
+  const Index blocks = streams ? context_->num_multiprocessors() * (kThreadsOfMultiprocessor / kThreads) : all;
   Status status;
   WithActivationType(args.gate.dtype, [&]<typename Element>(Element*) {
-    status = context_->Launch(SwiGluKernel<Element>, {blocks, kThreads, 0, "SwiGlu", Streams(blocks)},
-                              args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors,
-                              args.out.as<Element>());
+    status =
+        context_->Launch(SwiGluKernel<Element>, {blocks, kThreads, 0, "SwiGlu", streams}, args.gate.as<const Element>(),
+                         args.up.as<const Element>(), count, vectors, args.out.as<Element>());
   });
   return status;
 }

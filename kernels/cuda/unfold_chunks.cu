@@ -305,31 +305,31 @@ template <typename Kv>
 __device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const Work* work, int given,
                           const RotationInputs& rotation, int half, Kv* page_k, Kv* page_v) {
   const auto page_tokens = static_cast<int>(pool.page_tokens);
-  const Index warps = Index{gridDim.x} * kWarps, own = Index{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  const unsigned warps = gridDim.x * kWarps, own = blockIdx.x * kWarps + threadIdx.x / kWarp;
+  // Of a page: all of its rows, or, where there are few pages, every so many-th.
+  const unsigned share = min(max(warps / max(given, 1), 1U), static_cast<unsigned>(page_tokens));
   unsigned long long bytes = 0;
-  for (Index n = own; n < Index{given} * page_tokens; n += warps) {
-    const Work item = work[n / page_tokens];
-    const auto row = static_cast<int>(n % page_tokens);
-    const RawRows& raw = pool.raw[item.block];
-    if (row == 0) {
+  for (unsigned n = own; n < given * share; n += warps) {
+    const Work item = work[n / share];
+    const RawRows raw = pool.raw[item.block];
+    if (n % share == 0) {
       const unsigned of_value = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
       bytes += 4ULL * of_value * item.tokens * half;
     }
-    const std::int32_t position = item.position + row;
-    if (row >= item.tokens ||
-        !InRange(in.faults, FaultKind::kUnfoldChunkPosition, item.chunk, position, rotation.table_rows)) {
-      continue;
-    }
-    const float *cos = rotation.cos + Index{position} * half, *sin = rotation.sin + Index{position} * half;
-    const Index to = (Index{item.page} * page_tokens + row) * 2 * half;
-    switch (raw.dtype) {
-      case DType::kInt8:
-        UnfoldRow<std::int8_t>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
-        break;
-      case DType::kBF16:
-        UnfoldRow<__nv_bfloat16>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
-        break;
-      default: UnfoldRow<float>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+    for (int row = static_cast<int>(n % share); row < item.tokens; row += static_cast<int>(share)) {
+      const std::int32_t position = item.position + row;
+      if (!InRange(in.faults, FaultKind::kUnfoldChunkPosition, item.chunk, position, rotation.table_rows)) break;
+      const float *cos = rotation.cos + Index{position} * half, *sin = rotation.sin + Index{position} * half;
+      const Index to = (Index{item.page} * page_tokens + row) * 2 * half;
+      switch (raw.dtype) {
+        case DType::kInt8:
+          UnfoldRow<std::int8_t>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+          break;
+        case DType::kBF16:
+          UnfoldRow<__nv_bfloat16>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+          break;
+        default: UnfoldRow<float>(raw, row, in.kv_heads, item, half, cos, sin, page_k + to, page_v + to);
+      }
     }
   }
   if (threadIdx.x % kWarp == 0 && bytes > 0) {
