@@ -120,29 +120,29 @@ __device__ __forceinline__ float SiluTimes(float gate, float up, __nv_bfloat16*)
   return __fdividef(gate, 1.0F + __expf(-gate)) * up;
 }
 
-constexpr int kSwiGluFours = 2;  // of a thread at a time, a block's width apart, so that more loads are on their way
+constexpr int kSwiGluFours = 2;  // of a thread, a block's width apart, so that more loads are on their way
 
+// Tried (H200, 18,334 rows of Qwen2-7B, at the clock that Nsight holds): blocks that go on to the next elements: 664 us
+// for 620.
 template <typename Element>
 __global__ void __launch_bounds__(kThreads)
     SwiGluKernel(const Element* gate, const Element* up, Index count, bool vectors, Element* out) {
   WaitForWorkBefore();
-  const Index stride = Index{gridDim.x} * 4 * kSwiGluFours * kThreads;
-  for (Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x); first < count; first += stride) {
-    Four<Element> gates[kSwiGluFours], ups[kSwiGluFours];
+  const Index first = 4 * (Index{blockIdx.x} * kSwiGluFours * kThreads + threadIdx.x);
+  Four<Element> gates[kSwiGluFours], ups[kSwiGluFours];
 #pragma unroll
-    for (int f = 0; f < kSwiGluFours; ++f) {
-      const Index i = first + 4 * f * kThreads;
-      const bool whole = vectors && (i >= count || i + 4 <= count);
-      gates[f] = LoadFour(gate + i, whole, count - i);
-      ups[f] = LoadFour(up + i, whole, count - i);
-    }
+  for (int f = 0; f < kSwiGluFours; ++f) {
+    const Index i = first + 4 * f * kThreads;
+    const bool whole = vectors && (i >= count || i + 4 <= count);
+    gates[f] = LoadFour(gate + i, whole, count - i);
+    ups[f] = LoadFour(up + i, whole, count - i);
+  }
 #pragma unroll
-    for (int f = 0; f < kSwiGluFours; ++f) {
-      const Index i = first + 4 * f * kThreads;
-      float product[4];
-      for (int e = 0; e < 4; ++e) product[e] = SiluTimes(Widen(gates[f].values[e]), Widen(ups[f].values[e]), out);
-      if (i < count) StoreFour(product, vectors && i + 4 <= count, count - i, out + i);
-    }
+  for (int f = 0; f < kSwiGluFours; ++f) {
+    const Index i = first + 4 * f * kThreads;
+    float product[4];
+    for (int e = 0; e < 4; ++e) product[e] = SiluTimes(Widen(gates[f].values[e]), Widen(ups[f].values[e]), out);
+    if (i < count) StoreFour(product, vectors && i + 4 <= count, count - i, out + i);
   }
 }
 
@@ -235,14 +235,12 @@ Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   const Index count = args.gate.size();
   if (count == 0) return Status::Ok();
   const bool vectors = HasVectors(args.gate.data) && HasVectors(args.up.data) && HasVectors(args.out.data);
-  const Index all = CeilDiv(count, 4 * kSwiGluFours * kThreads);
-  const bool streams = Streams(all);
-  const Index blocks = streams ? context_->num_multiprocessors() * (kThreadsOfMultiprocessor / kThreads) : all;
+  const Index blocks = CeilDiv(count, 4 * kSwiGluFours * kThreads);
   Status status;
   WithActivationType(args.gate.dtype, [&]<typename Element>(Element*) {
-    status =
-        context_->Launch(SwiGluKernel<Element>, {blocks, kThreads, 0, "SwiGlu", streams}, args.gate.as<const Element>(),
-                         args.up.as<const Element>(), count, vectors, args.out.as<Element>());
+    status = context_->Launch(SwiGluKernel<Element>, {blocks, kThreads, 0, "SwiGlu", Streams(blocks)},
+                              args.gate.as<const Element>(), args.up.as<const Element>(), count, vectors,
+                              args.out.as<Element>());
   });
   return status;
 }

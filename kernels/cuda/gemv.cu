@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of one to kMaxRows rows with a weight matrix: every weight is read once, 16 bytes a load. A block has
+// Products of one to kMaxRows rows of a query with a weight matrix, of the types that tensor cores do not take
+// (few_rows.cu): every weight is read once, 16 bytes a load. A block has
 // kColumns rows of the weights; its threads go along K together, so that even a small matrix keeps the whole chip busy.
 // x is read from cache, once for kColumns weights.
 //
