@@ -11,7 +11,9 @@
 
 namespace unfold {
 
-constexpr Index kItemRows = 16;                 // as many as a tile on tensor cores
+// Rows of a run: as many as a tile on tensor cores has; with KV in f32 about as many as a chosen chunk.
+template <typename Kv>
+constexpr Index kItemRows = sizeof(Kv) == sizeof(float) ? 8 : 16;
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 
@@ -102,14 +104,14 @@ struct ItemsOfRow {
       tail_rows = 0;
     }
     begin[0] = 0;
-    begin[kSinkItems] = CeilDiv(in.prefix_tokens, kItemRows);
-    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kItemRows);
+    begin[kSinkItems] = CeilDiv(in.prefix_tokens, kItemRows<Kv>);
+    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kItemRows<Kv>);
 #pragma unroll
     for (int n = 0; n < kMaxGistLevels; ++n) {
       const Index gists = n < in.num_levels ? GistsSeen(n, ends[n], counts[n]) : 0;
-      begin[kGistItems + n + 1] = begin[kGistItems + n] + (in.choose ? gists : CeilDiv(gists, kItemRows));
+      begin[kGistItems + n + 1] = begin[kGistItems + n] + (in.choose ? gists : CeilDiv(gists, kItemRows<Kv>));
     }
-    begin[kItemKinds] = begin[kTailItems] + CeilDiv(tail_rows, kItemRows);
+    begin[kItemKinds] = begin[kTailItems] + CeilDiv(tail_rows, kItemRows<Kv>);
   }
 
   __device__ Index count() const { return begin[kItemKinds]; }
@@ -156,8 +158,8 @@ struct ItemsOfRow {
   __device__ Item<Kv> Run(const HeadRows<Kv>& rows, Index place, Index used, const std::int32_t* ends,
                           std::int32_t document) const {
     Item<Kv> item;
-    Place(rows, place * kItemRows, &item);
-    item.rows = static_cast<std::int32_t>(min(kItemRows, used - place * kItemRows));
+    Place(rows, place * kItemRows<Kv>, &item);
+    item.rows = static_cast<std::int32_t>(min(kItemRows<Kv>, used - place * kItemRows<Kv>));
     item.ends = ends;
     item.document = document;
     return item;

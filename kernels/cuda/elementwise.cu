@@ -194,7 +194,8 @@ Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   if (rows == 0) return Status::Ok();
   const bool vectors =
       width % 4 == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data) && HasVectors(args.out.data);
-  const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, 4 * kNormFours * kWarp) * kWarp));
+  const Index each = width > 4 * kMostNormThreads ? 4 * kNormFours : 4;
+  const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, each * kWarp) * kWarp));
   const bool streams = Streams(rows);
   const Index blocks = streams ? context_->num_multiprocessors() * (kThreadsOfMultiprocessor / threads) : rows;
   Status status;

@@ -345,10 +345,11 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   return part;
 }
 
+template <typename Kv>
 Index MostItems(const SparseAttentionArgs& args) {
-  Index most = CeilDiv(args.prefix_tokens, kItemRows) + CeilDiv(args.tail_k.dims[1], kItemRows);
+  Index most = CeilDiv(args.prefix_tokens, kItemRows<Kv>) + CeilDiv(args.tail_k.dims[1], kItemRows<Kv>);
   if (args.context == nullptr) return most;
-  most += CeilDiv(args.context->sink_k.dims[1], kItemRows);
+  most += CeilDiv(args.context->sink_k.dims[1], kItemRows<Kv>);
   for (int n = 0; n < args.context->num_levels; ++n) most += args.context->gists[n].k.dims[1];
   return most;
 }
@@ -431,15 +432,15 @@ Status AttendRows(CudaContext& context, const SparseAttentionArgs& args, Index s
 Status CudaBackend::DoSparseAttention(const SparseAttentionArgs& args) {
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   if (head_dim > kMaxQueryDim) return Status::InvalidArgument("SparseAttention: cuda takes D up to 256");
-  const Index splits = SplitsOf(MostItems(args));
+  const bool bf16 = args.tail_k.dtype == DType::kBF16;
+  const Index splits = SplitsOf(bf16 ? MostItems<__nv_bfloat16>(args) : MostItems<float>(args));
   const Index documents = args.context == nullptr ? 0 : args.context->num_documents(), kv_heads = args.tail_k.dims[0];
   const Index row_bytes = heads * splits * (head_dim + 2) * static_cast<Index>(sizeof(float)) +
                           RotatedQueryBytes(1, documents, kv_heads, heads / kv_heads, head_dim);
   const Index at_once = std::clamp<Index>(kCallBytes / std::max<Index>(row_bytes, 1), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {
     const SparseAttentionArgs part = RowsOf(args, begin, std::min(begin + at_once, rows));
-    UNFOLD_TRY(part.tail_k.dtype == DType::kBF16 ? AttendRows<__nv_bfloat16>(*context_, part, splits)
-                                                 : AttendRows<float>(*context_, part, splits));
+    UNFOLD_TRY(bf16 ? AttendRows<__nv_bfloat16>(*context_, part, splits) : AttendRows<float>(*context_, part, splits));
   }
   return Status::Ok();
 }
