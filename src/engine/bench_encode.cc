@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Encoding: batches of documents of random tokens through the encoder, with all KV sealed into records (encode): as in
 // ingest, a pass leaves its last layers to be sealed beside the next one. And a batch without its KV's way to the host
-// (encode_pass). Beside the products of the same number of rows with the widest matrix,
-// which is the rate of flops that the figure is held against.
+// (encode_pass). Beside the products of the same number of rows with the widest matrix, which is the rate of flops that
+// the figure is held against.
 #include <algorithm>
 #include <future>
 #include <memory>
