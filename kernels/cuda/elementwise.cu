@@ -197,7 +197,8 @@ Status CudaBackend::DoRmsNorm(const RmsNormArgs& args) {
   const Index each = width > 4 * kMostNormThreads ? 4 * kNormFours : 4;
   const auto threads = static_cast<int>(std::min(kMostNormThreads, CeilDiv(width, each * kWarp) * kWarp));
   const bool streams = Streams(rows);
-  const Index blocks = streams ? context_->num_multiprocessors() * (kThreadsOfMultiprocessor / threads) : rows;
+  const Index at_once = context_->num_multiprocessors() * (kThreadsOfMultiprocessor / threads);
+  const Index blocks = streams ? std::min(rows, at_once) : rows;
   Status status;
   const auto run = [&]<typename X, typename Element, typename Out>(X*, const Element*, Out*) {
     status =

@@ -74,6 +74,22 @@ TEST_P(OpSuite, RmsNormRowsStandAlone) {
   }
 }
 
+// More rows than a chip works on at once, narrow and wide: as one by one, and nothing read past the last.
+TEST_P(OpSuite, RmsNormOfManyRows) {
+  Random random(12);
+  for (const auto& [rows, width] : {std::array<std::int64_t, 2>{7000, 100}, {2100, 100}, {2100, 4200}}) {
+    const Guarded x = random.Make(DType::kF32, {rows, width}), weight = random.Make(DType::kBF16, {width});
+    Guarded all(DType::kF32, {rows, width});
+    ASSERT_TRUE(Succeeds(backend_->RmsNorm({x, weight, 1e-6F, all})));
+    ASSERT_TRUE(all.Intact());
+    for (std::int64_t row = 0; row < rows; row += 1 + random.Below(100)) {
+      Guarded one(DType::kF32, {1, width});
+      ASSERT_TRUE(Succeeds(backend_->RmsNorm({(*x).Rows(row, row + 1), weight, 1e-6F, one})));
+      ASSERT_TRUE(SameBits(one, (*all).Rows(row, row + 1))) << "row " << row << " of " << rows << " x " << width;
+    }
+  }
+}
+
 constexpr DType kComputeTypes[] = {DType::kF32, DType::kBF16};
 
 void CheckMatMul(Backend& backend, Backend& ref, Random& random, const MatMulArgs& shape, bool accumulate,
