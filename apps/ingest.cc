@@ -198,7 +198,7 @@ CommandRun AddIngest(CLI::App& command) {
       ->type_name("N");
   command
       .add_option("--encode-batch-tokens", flags->encode_batch_tokens,
-                  "tokens encoded in one pass; 0: what keeps the backend busy")
+                  "tokens encoded in one pass; without it what keeps the backend busy")
       ->check(CheckPositive)
       ->type_name("N");
   command.add_flag("--force", flags->force, "go on when the disk seems too small");

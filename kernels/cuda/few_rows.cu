@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products in bf16 of one to kFewRows rows with weight matrices, at the speed at which weights come from memory. Tensor
 // cores have the weights as their left operand, 16 rows of them by 64 dims a step, and the rows of x, padded to eight,
-// as the right one. What a lane multiplies it has loaded itself, 16 bytes of a weight row and of x each, with the dims
-// of a step in an order that makes it so; sums over dims do not mind.
+// as the right one. What a lane multiplies of the weights it has loaded itself, 16 bytes of a row each, with the dims
+// of a step in an order that makes it so; sums over dims do not mind. x is in the block's shared memory, in bf16.
 //
 // Eight warps of a block share a tile of 16 weight rows, or 8 of each matrix of a gated product, each with a run of its
 // dims, and add what they have in their order; a block takes every so many-th tile. A lane's next weights are on their
 // way to its own shared memory, the first before the work before has ended: weights are older than all work.
 //
-// Bytes: N * K weights, T * K of x for each tile, from L2. Flops: 2 * 8 * N * K. A layer of Qwen2-7B at 4.55 TB/s: q, k
-// and v 7.3 us, o 5.6, gate and up 59.7, down 29.8.
+// Bytes: N * K weights, T * K of x for each block, from L2. Flops: 2 * 8 * N * K. A layer of Qwen2-7B at 4.55 TB/s: q,
+// k and v 7.3 us, o 5.6, gate and up 59.7, down 29.8.
 //
 // Tried (H200, one row, the same four at the clock that Nsight holds; now 13, 11, 69 and 40 us): x from L2 at each
 // step: 15, 16, 91 and 56; steps of x copied beside those of the weights: 14, 15, 75 and 40. What is left: copies hold
@@ -93,7 +93,7 @@ class WeightCursor {
   }
 
  private:
-  // Rows past the last stand for the last. A step whose first dim is past the last one stays where it is.
+  // Rows past the last stand for the last. A lane past the last dim reads nothing.
   __device__ __forceinline__ void Aim() {
     left_ = steps_;
     if (tile_ >= in_.tiles) return;

@@ -248,7 +248,7 @@ TEST_P(Bf16Activations, GatedProduct) {
   }
 }
 
-// x that is rounded before and x that the product rounds: the same bits, but in a decoding step, whose form may depend
+// x that is rounded before and x that the product rounds: the same bits, but of a query, whose form may depend
 // on where x lies.
 TEST_P(Bf16Activations, MatMulRoundsAsRmsNormDoes) {
   Random random(64);
