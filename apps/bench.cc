@@ -57,7 +57,7 @@ void AddEncodeFlags(CLI::App& command, BenchFlags& flags) {
   command.add_option("--context", flags.options.context_tokens, "raw tokens of each document")
       ->check(CheckPositive)
       ->type_name("N");
-  command.add_option("--batch", flags.options.batch, "documents in one pass")->check(CheckPositive)->type_name("N");
+  command.add_option("--batch", flags.options.batch, "encode: documents in one pass; decode: answers in one step, up to 64")->check(CheckPositive)->type_name("N");
   AddGistFlags(command, flags.options);
   AddCompute(command, flags);
 }

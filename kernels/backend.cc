@@ -265,7 +265,12 @@ Status Backend::GistPrefill(const GistPrefillArgs& args) {
   return check.ok() ? DoGistPrefill(args) : check.status();
 }
 
-Status Backend::Unfold(const UnfoldArgs& args) {
+Status Backend::Unfold(std::span<const UnfoldArgs> requests) {
+  for (const UnfoldArgs& args : requests) UNFOLD_TRY(CheckUnfold(args));
+  return DoUnfold(requests);
+}
+
+Status Backend::CheckUnfold(const UnfoldArgs& args) {
   ArgCheck check("Unfold");
   check.Shape("k", args.k, ArgCheck::kStoredKv | TypeBit(DType::kInt8), {kAny, kAny, kAny});
   const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
@@ -279,7 +284,7 @@ Status Backend::Unfold(const UnfoldArgs& args) {
   check.Shape("out_k", args.out_k, ArgCheck::kStoredKv, {kv_heads, kAny, head_dim});
   check.Shape("out_v", args.out_v, TypeBit(args.out_k.dtype), {kv_heads, args.out_k.dims[1], head_dim});
   if (check.ok()) check.Range("row_begin", args.row_begin, 0, args.out_k.dims[1] - rows);
-  return check.ok() ? DoUnfold(args) : check.status();
+  return check.status();
 }
 
 Status Backend::CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,
@@ -291,7 +296,12 @@ Status Backend::CheckTurned(std::string_view op, const Tensor& turned, const Ten
   return check.status();
 }
 
-Status Backend::GistScore(const GistScoreArgs& args) {
+Status Backend::GistScore(std::span<const GistScoreArgs> requests) {
+  for (const GistScoreArgs& args : requests) UNFOLD_TRY(CheckGistScore(args));
+  return DoGistScore(requests);
+}
+
+Status Backend::CheckGistScore(const GistScoreArgs& args) const {
   ArgCheck check("GistScore");
   check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
   const auto [rows, heads, head_dim, unused] = args.q.dims;
@@ -310,10 +320,15 @@ Status Backend::GistScore(const GistScoreArgs& args) {
     UNFOLD_TRY(CheckTurned("GistScore", args.turned, args.q, kv_heads, args.context->num_documents()));
   }
   check.That(!args.is_turned || args.turned.rank != 0, "turned", "is missing");
-  return check.ok() ? DoGistScore(args) : check.status();
+  return check.status();
 }
 
-Status Backend::SelectChunks(const SelectChunksArgs& args) {
+Status Backend::SelectChunks(std::span<const SelectChunksArgs> requests) {
+  for (const SelectChunksArgs& args : requests) UNFOLD_TRY(CheckSelectChunks(args));
+  return DoSelectChunks(requests);
+}
+
+Status Backend::CheckSelectChunks(const SelectChunksArgs& args) {
   ArgCheck check("SelectChunks");
   check.Shape("scores", args.scores, kF32, {kAny, kAny, kAny});
   const auto [rows, heads, gists, unused] = args.scores.dims;
@@ -327,10 +342,24 @@ Status Backend::SelectChunks(const SelectChunksArgs& args) {
   check.That(args.top_p >= 0 && args.top_p <= 1, "top_p", "must be from 0 to 1");
   if (args.top_p == 0) check.Range("top_k", args.top_k, 1, INT64_MAX);
   check.That(args.scale > 0, "scale", "must be above 0");
-  return check.ok() ? DoSelectChunks(args) : check.status();
+  return check.status();
 }
 
-Status Backend::UnfoldChunks(const UnfoldChunksArgs& args) {
+Status Backend::UnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
+  for (const UnfoldChunksArgs& args : requests) {
+    UNFOLD_TRY(CheckUnfoldChunks(args));
+    ArgCheck check("UnfoldChunks");
+    const UnfoldChunksArgs& first = requests.front();
+    check.That(args.pool.counts.data == first.pool.counts.data, "pool", "must be the same for all requests");
+    check.That(args.layer == first.layer, "layer", "must be the same for all requests");
+    check.That(requests.size() == 1 || args.chosen.gists.dims[0] == 1, "chosen", "must have one row of each request");
+    check.Range("chosen", args.chosen.gists.dims[1], first.chosen.gists.dims[1], first.chosen.gists.dims[1]);
+    UNFOLD_TRY(check.status());
+  }
+  return DoUnfoldChunks(requests);
+}
+
+Status Backend::CheckUnfoldChunks(const UnfoldChunksArgs& args) {
   ArgCheck check("UnfoldChunks");
   check.Shape("chosen", args.chosen.gists, kInt32, {kAny, kAny, kAny});
   const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
@@ -340,11 +369,18 @@ Status Backend::UnfoldChunks(const UnfoldChunksArgs& args) {
   CheckPool(check, args.pool, args.pool.page_k.dims[2]);
   check.Shape("places", args.places, TypeBit(DType::kInt8), {chunks, sizeof(ChunkPlace)});
   CheckAligned(check, "places", args.places);
+  check.Shape("found", args.found, TypeBit(DType::kInt8), {sizeof(PagesFound)});
+  CheckAligned(check, "found", args.found);
   check.Range("layer", args.layer, 0, kMaxIndex);
-  return check.ok() ? DoUnfoldChunks(args) : check.status();
+  return check.status();
 }
 
-Status Backend::SparseAttention(const SparseAttentionArgs& args) {
+Status Backend::SparseAttention(std::span<const SparseAttentionArgs> requests) {
+  for (const SparseAttentionArgs& args : requests) UNFOLD_TRY(CheckSparseAttention(args));
+  return DoSparseAttention(requests);
+}
+
+Status Backend::CheckSparseAttention(const SparseAttentionArgs& args) const {
   ArgCheck check("SparseAttention");
   check.Shape("q", args.q, kF32, {kAny, kAny, kAny}).Shape("positions", args.positions, kInt32, {args.q.dims[0]});
   const auto [rows, heads, head_dim, unused] = args.q.dims;
@@ -379,7 +415,7 @@ Status Backend::SparseAttention(const SparseAttentionArgs& args) {
     if (!check.ok()) return check.status();
     UNFOLD_TRY(CheckTurned("SparseAttention", args.turned, args.q, kv_heads, args.context->num_documents()));
   }
-  return check.ok() ? DoSparseAttention(args) : check.status();
+  return check.status();
 }
 
 Status Backend::RouteScores(std::span<const RouteScoreArgs> heads) {

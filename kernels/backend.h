@@ -2,6 +2,8 @@
 // Backend: the seam between the model and the machine. Eleven model-shaped operations (products and routing heads may
 // be given several at once) and one that only reads, each with one Args struct that states shapes (letters: tensor.h),
 // types and units. The public method checks them, the private virtual works, so comment and check stand side by side.
+// Operations of a decoding step take those of several requests at once: none needs another's result, and each has the
+// bits it has alone.
 //
 // Tensors lie in the backend's memory, spans in the host's. Shapes, types and spans are checked before a call; values
 // inside tensors by the backend as it reads them.
@@ -177,12 +179,16 @@ struct RawRows {
   std::uint32_t asked_by = 0;  // the last call that found them not in memory
 };
 
-// What UnfoldChunks counts and remembers.
-struct PageCounts {
+// What UnfoldChunks found and did for a request, added up.
+struct PagesFound {
   std::uint64_t pages_hit = 0;       // pages that a call found unfolded, each counted once a call
   std::uint64_t pages_unfolded = 0;  // pages that were filled
   std::uint64_t raw_bytes = 0;       // that were read for it: what crosses the bus where there is one
   std::uint64_t left_out = 0;        // chosen chunks that got no page, for want of raw rows or of pages
+};
+
+// What UnfoldChunks remembers of a pool.
+struct PageCounts {
   std::uint32_t calls = 0;           // counts on from 0 after the largest
   std::uint32_t oldest = 0;          // pages that were last used by this call or an earlier one may be taken
   std::int32_t next_page = 0;        // from where to look for one
@@ -247,7 +253,8 @@ struct ChosenChunk {
 };
 
 // Unfolds the chosen chunks that have no page yet. Pages for them are those never taken, then those used longest ago:
-// of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken.
+// of the oldest eighth of all ages, in the order of the pool. A page that this call has used is not taken. Several
+// requests are one call: they share a pool, and each has one row. What two of them lack is unfolded for one.
 // Bound: of a page's values as Unfold.
 struct UnfoldChunksArgs {
   Tensor places;  // int8 [C, sizeof(ChunkPlace)], at a multiple of 16 bytes
@@ -256,6 +263,7 @@ struct UnfoldChunksArgs {
   RopeTable rope;
   PagePool pool;
   Tensor chunks;  // int8 [T, Hk, C, sizeof(ChosenChunk)], at a multiple of 16 bytes: an entry for each that is chosen
+  Tensor found;   // int8 [sizeof(PagesFound)], at a multiple of 16 bytes. Added to
 };
 
 // Which gists of the documents a query row attends.
@@ -387,11 +395,16 @@ class Backend {
   Status SwiGlu(const SwiGluArgs& args);
   Status GatedProduct(const GatedProductArgs& args);
   Status GistPrefill(const GistPrefillArgs& args);
-  Status Unfold(const UnfoldArgs& args);
-  Status GistScore(const GistScoreArgs& args);
-  Status SelectChunks(const SelectChunksArgs& args);
-  Status UnfoldChunks(const UnfoldChunksArgs& args);
-  Status SparseAttention(const SparseAttentionArgs& args);
+  Status Unfold(const UnfoldArgs& args) { return Unfold(std::span(&args, 1)); }
+  Status Unfold(std::span<const UnfoldArgs> requests);
+  Status GistScore(const GistScoreArgs& args) { return GistScore(std::span(&args, 1)); }
+  Status GistScore(std::span<const GistScoreArgs> requests);
+  Status SelectChunks(const SelectChunksArgs& args) { return SelectChunks(std::span(&args, 1)); }
+  Status SelectChunks(std::span<const SelectChunksArgs> requests);
+  Status UnfoldChunks(const UnfoldChunksArgs& args) { return UnfoldChunks(std::span(&args, 1)); }
+  Status UnfoldChunks(std::span<const UnfoldChunksArgs> requests);
+  Status SparseAttention(const SparseAttentionArgs& args) { return SparseAttention(std::span(&args, 1)); }
+  Status SparseAttention(std::span<const SparseAttentionArgs> requests);
   Status RouteScore(const RouteScoreArgs& args) { return RouteScores(std::span(&args, 1)); }
   // The routing heads of one collection: the same units, T and D, keys of one type. Each has the bits it has alone.
   Status RouteScores(std::span<const RouteScoreArgs> heads);
@@ -413,11 +426,16 @@ class Backend {
   virtual Status DoRope(const RopeArgs& args) = 0;
   virtual Status DoSwiGlu(const SwiGluArgs& args) = 0;
   virtual Status DoGistPrefill(const GistPrefillArgs& args) = 0;
-  virtual Status DoUnfold(const UnfoldArgs& args) = 0;
-  virtual Status DoGistScore(const GistScoreArgs& args) = 0;
-  virtual Status DoSelectChunks(const SelectChunksArgs& args) = 0;
-  virtual Status DoUnfoldChunks(const UnfoldChunksArgs& args) = 0;
-  virtual Status DoSparseAttention(const SparseAttentionArgs& args) = 0;
+  static Status CheckUnfold(const UnfoldArgs& args);
+  virtual Status DoUnfold(std::span<const UnfoldArgs> requests) = 0;
+  Status CheckGistScore(const GistScoreArgs& args) const;
+  virtual Status DoGistScore(std::span<const GistScoreArgs> requests) = 0;
+  static Status CheckSelectChunks(const SelectChunksArgs& args);
+  virtual Status DoSelectChunks(std::span<const SelectChunksArgs> requests) = 0;
+  static Status CheckUnfoldChunks(const UnfoldChunksArgs& args);
+  virtual Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) = 0;
+  Status CheckSparseAttention(const SparseAttentionArgs& args) const;
+  virtual Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) = 0;
   static Status CheckRouteScore(const RouteScoreArgs& args);
   virtual Status DoRouteScores(std::span<const RouteScoreArgs> heads) = 0;
   virtual Status DoCopyRows(std::span<const RowPiece> pieces) = 0;

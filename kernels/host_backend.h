@@ -26,7 +26,16 @@ class HostBackend : public Backend {
   Status DoStartDownload(void* host, const Tensor& device, DType type) override;
   Status DoCopy(const Tensor& from, const Tensor& to) override { return Upload(to, from.data); }
   Status DoCopyRows(std::span<const RowPiece> pieces) override;
-  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
+  // Requests one after another.
+  Status DoUnfold(std::span<const UnfoldArgs> requests) override;
+  Status DoGistScore(std::span<const GistScoreArgs> requests) override;
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override;
+  Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override;
+  Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override;
+  virtual Status UnfoldOne(const UnfoldArgs& args) = 0;
+  virtual Status GistScoreOne(const GistScoreArgs& args) = 0;
+  virtual Status SelectChunksOne(const SelectChunksArgs& args) = 0;
+  virtual Status SparseAttentionOne(const SparseAttentionArgs& args) = 0;
 };
 
 // Each value of `indices` is in [0, limit).

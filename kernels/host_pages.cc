@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// UnfoldChunks of host backends: one chosen chunk after another, a page's rows by Unfold.
+// UnfoldChunks of host backends: one request and chosen chunk after another, a page's rows by Unfold.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -18,35 +18,43 @@ Status Bad(std::string_view what, Index index, Index value, Index most) {
                                  std::to_string(value) + ", expected 0 to " + std::to_string(most));
 }
 
+// `count` rows of one head, from rows [T, Hk, D] on.
+void CopyHead(const void* rows, Index first, Index count, Index kv_heads, Index head, std::size_t head_bytes,
+              std::byte* to) {
+  const auto* from = static_cast<const std::byte*>(rows);
+  for (Index row = 0; row < count; ++row) {
+    std::memcpy(to + row * head_bytes, from + ((first + row) * kv_heads + head) * head_bytes, head_bytes);
+  }
+}
+
 class HostPages {
  public:
   explicit HostPages(const UnfoldChunksArgs& args)
       : args_(args),
+        found_(*args.found.as<PagesFound>()),
         counts_(*args.pool.counts.as<PageCounts>()),
         page_slot_(args.pool.page_slot.as<std::int32_t>()),
         page_call_(args.pool.page_call.as<std::uint32_t>()),
         slot_page_(args.pool.slot_page.as<std::int32_t>()),
-        num_pages_(args.pool.page_k.dims[0]) {
-    ++counts_.calls;
-    counts_.num_missing = counts_.pages_lacking = 0;
-  }
+        num_pages_(args.pool.page_k.dims[0]) {}
 
-  // Marks the pages that are there, so that none of them is taken for another.
+  // Marks the pages that are there, so that none of them is taken for another. In one row no page comes twice.
   Status Touch() {
+    const bool one_row = args_.chosen.gists.dims[0] == 1;
     return ForEach([&](Index at, Index chunk, const ChunkPlace& place) -> Status {
       const std::int32_t page = slot_page_[place.slot];
       args_.chunks.as<ChosenChunk>()[at] = {static_cast<std::int32_t>(chunk), page, place.tokens, place.document};
-      if (page >= 0 && page_call_[page] != counts_.calls) {
+      if (page >= 0 && (one_row || page_call_[page] != counts_.calls)) {
         page_call_[page] = counts_.calls;
-        ++counts_.pages_hit;
+        ++found_.pages_hit;
       }
       return Status::Ok();
     });
   }
 
-  // Gives pages to the others and has `fill` fill them.
-  template <typename Fill>
-  Status UnfoldOthers(Fill fill) {
+  // Gives pages to the others and has `unfold` fill them.
+  template <typename Unfold>
+  Status UnfoldOthers(Unfold unfold) {
     return ForEach([&](Index at, Index chunk, const ChunkPlace& place) -> Status {
       std::int32_t& page = args_.chunks.as<ChosenChunk>()[at].page;
       if (page < 0) page = slot_page_[place.slot];  // one of this call's
@@ -59,17 +67,15 @@ class HostPages {
       } else if (const Index taken = TakePage(); taken >= 0) {
         page = slot_page_[place.slot] = static_cast<std::int32_t>(taken);
         page_slot_[taken] = static_cast<std::int32_t>(place.slot);
-        ++counts_.pages_unfolded;
-        return fill(raw, place, at / args_.chosen.gists.dims[2] % args_.chosen.gists.dims[1], taken);
+        ++found_.pages_unfolded;
+        return Fill(raw, place, at / args_.chosen.gists.dims[2] % args_.chosen.gists.dims[1], taken, unfold);
       } else {
         ++counts_.pages_lacking;
       }
-      ++counts_.left_out;
+      ++found_.left_out;
       return Status::Ok();
     });
   }
-
-  void CountBytes(std::size_t bytes) { counts_.raw_bytes += bytes; }
 
  private:
   template <typename Each>
@@ -104,6 +110,37 @@ class HostPages {
     place->slot = static_cast<std::int32_t>(slot);
     place->block = static_cast<std::int32_t>(block);
     return Status::Ok();
+  }
+
+  // Fills a page with the rows of one head.
+  template <typename Unfold>
+  Status Fill(const RawRows& raw, const ChunkPlace& place, Index head, Index page, Unfold unfold) {
+    const Index kv_heads = args_.chosen.gists.dims[1], page_tokens = args_.pool.page_k.dims[1],
+                head_dim = args_.pool.page_k.dims[2], tokens = place.tokens;
+    if (tokens == 0) return Status::Ok();
+    const std::size_t head_bytes = static_cast<std::size_t>(head_dim) * DTypeBytes(raw.dtype);
+    k_.resize(tokens * head_bytes);
+    v_.resize(tokens * head_bytes);
+    CopyHead(raw.k, place.first_row, tokens, kv_heads, head, head_bytes, k_.data());
+    CopyHead(raw.v, place.first_row, tokens, kv_heads, head, head_bytes, v_.data());
+    positions_.resize(static_cast<std::size_t>(tokens));
+    std::iota(positions_.begin(), positions_.end(), place.position);
+    found_.raw_bytes += 2 * tokens * head_bytes;
+    UnfoldArgs args;
+    args.k = Tensor(k_.data(), raw.dtype, {tokens, 1, head_dim});
+    args.v = Tensor(v_.data(), raw.dtype, {tokens, 1, head_dim});
+    if (raw.dtype == DType::kInt8) {
+      const auto scale = [&](const void* scales) {
+        auto* of_head = const_cast<std::uint16_t*>(static_cast<const std::uint16_t*>(scales)) + head * head_dim;
+        return Tensor(of_head, DType::kBF16, {1, head_dim});
+      };
+      args.k_scale = scale(raw.k_scale), args.v_scale = scale(raw.v_scale);
+    }
+    args.positions = Tensor(positions_.data(), DType::kInt32, {tokens});
+    args.rope = args_.rope;
+    args.out_k = args_.pool.page_k.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
+    args.out_v = args_.pool.page_v.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
+    return unfold(args);
   }
 
   void AskFor(Index block) {
@@ -148,58 +185,49 @@ class HostPages {
   }
 
   const UnfoldChunksArgs& args_;
+  PagesFound& found_;
   PageCounts& counts_;
   std::int32_t* page_slot_;
   std::uint32_t* page_call_;
   std::int32_t* slot_page_;
   Index num_pages_;
+  std::vector<std::byte> k_, v_;  // of a page
+  std::vector<std::int32_t> positions_;
 };
-
-// `count` rows of one head, from rows [T, Hk, D] on.
-void CopyHead(const void* rows, Index first, Index count, Index kv_heads, Index head, std::size_t head_bytes,
-              std::byte* to) {
-  const auto* from = static_cast<const std::byte*>(rows);
-  for (Index row = 0; row < count; ++row) {
-    std::memcpy(to + row * head_bytes, from + ((first + row) * kv_heads + head) * head_bytes, head_bytes);
-  }
-}
 
 }  // namespace
 
-Status HostBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
-  const Index kv_heads = args.chosen.gists.dims[1], page_tokens = args.pool.page_k.dims[1],
-              head_dim = args.pool.page_k.dims[2];
-  std::vector<std::byte> k, v;
-  std::vector<std::int32_t> positions;
-  HostPages pages(args);
-  UNFOLD_TRY(pages.Touch());
-  return pages.UnfoldOthers([&](const RawRows& raw, const ChunkPlace& place, Index head, Index page) -> Status {
-    const Index tokens = place.tokens;
-    const std::size_t head_bytes = static_cast<std::size_t>(head_dim) * DTypeBytes(raw.dtype);
-    k.resize(tokens * head_bytes);
-    v.resize(tokens * head_bytes);
-    CopyHead(raw.k, place.first_row, tokens, kv_heads, head, head_bytes, k.data());
-    CopyHead(raw.v, place.first_row, tokens, kv_heads, head, head_bytes, v.data());
-    positions.resize(static_cast<std::size_t>(tokens));
-    std::iota(positions.begin(), positions.end(), place.position);
-    pages.CountBytes(2 * tokens * head_bytes);
-    if (tokens == 0) return Status::Ok();
-    UnfoldArgs unfold;
-    unfold.k = Tensor(k.data(), raw.dtype, {tokens, 1, head_dim});
-    unfold.v = Tensor(v.data(), raw.dtype, {tokens, 1, head_dim});
-    if (raw.dtype == DType::kInt8) {
-      const auto scale = [&](const void* scales) {
-        auto* of_head = const_cast<std::uint16_t*>(static_cast<const std::uint16_t*>(scales)) + head * head_dim;
-        return Tensor(of_head, DType::kBF16, {1, head_dim});
-      };
-      unfold.k_scale = scale(raw.k_scale), unfold.v_scale = scale(raw.v_scale);
-    }
-    unfold.positions = Tensor(positions.data(), DType::kInt32, {tokens});
-    unfold.rope = args.rope;
-    unfold.out_k = args.pool.page_k.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
-    unfold.out_v = args.pool.page_v.Rows(page, page + 1).Reshape({1, page_tokens, head_dim});
-    return Unfold(unfold);
-  });
+Status HostBackend::DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
+  if (requests.empty()) return Status::Ok();
+  PageCounts& counts = *requests.front().pool.counts.as<PageCounts>();
+  ++counts.calls;
+  counts.num_missing = counts.pages_lacking = 0;
+  std::vector<HostPages> all(requests.begin(), requests.end());
+  for (HostPages& pages : all) UNFOLD_TRY(pages.Touch());
+  for (HostPages& pages : all) {
+    UNFOLD_TRY(pages.UnfoldOthers([&](const UnfoldArgs& page) { return UnfoldOne(page); }));
+  }
+  return Status::Ok();
+}
+
+Status HostBackend::DoUnfold(std::span<const UnfoldArgs> requests) {
+  for (const UnfoldArgs& args : requests) UNFOLD_TRY(UnfoldOne(args));
+  return Status::Ok();
+}
+
+Status HostBackend::DoGistScore(std::span<const GistScoreArgs> requests) {
+  for (const GistScoreArgs& args : requests) UNFOLD_TRY(GistScoreOne(args));
+  return Status::Ok();
+}
+
+Status HostBackend::DoSelectChunks(std::span<const SelectChunksArgs> requests) {
+  for (const SelectChunksArgs& args : requests) UNFOLD_TRY(SelectChunksOne(args));
+  return Status::Ok();
+}
+
+Status HostBackend::DoSparseAttention(std::span<const SparseAttentionArgs> requests) {
+  for (const SparseAttentionArgs& args : requests) UNFOLD_TRY(SparseAttentionOne(args));
+  return Status::Ok();
 }
 
 }  // namespace unfold

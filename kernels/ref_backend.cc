@@ -194,7 +194,7 @@ class RefBackend final : public HostBackend {
     attention.Finish(head_dim, args.out, q_at);
   }
 
-  Status DoUnfold(const UnfoldArgs& args) override {
+  Status UnfoldOne(const UnfoldArgs& args) override {
     UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
     const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], out_rows = args.out_k.dims[1];
     for (Index row = 0; row < args.k.dims[0] * kv_heads; ++row) {
@@ -214,7 +214,7 @@ class RefBackend final : public HostBackend {
     return Status::Ok();
   }
 
-  Status DoGistScore(const GistScoreArgs& args) override {
+  Status GistScoreOne(const GistScoreArgs& args) override {
     UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
     UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
     UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
@@ -258,7 +258,7 @@ class RefBackend final : public HostBackend {
     return order;
   }
 
-  Status DoSelectChunks(const SelectChunksArgs& args) override {
+  Status SelectChunksOne(const SelectChunksArgs& args) override {
     UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
     const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
     std::vector<std::int32_t> candidates(static_cast<std::size_t>(gists));
@@ -279,7 +279,7 @@ class RefBackend final : public HostBackend {
     return Status::Ok();
   }
 
-  Status DoSparseAttention(const SparseAttentionArgs& args) override {
+  Status SparseAttentionOne(const SparseAttentionArgs& args) override {
     UNFOLD_TRY(CheckAttention(args));
     const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
     const bool with_mass = args.chunk_mass.rank != 0;

@@ -45,7 +45,7 @@ struct BenchOptions {
   int section_size = 4;           // gists
   double compression = 0;         // sets the chunks a head keeps; 0: chunk_size, with two levels times section_size
   std::int64_t unfold_top_k = 0;  // chunks a head keeps; 0: by compression
-  int batch = 1;                  // kEncode: documents in one pass
+  int batch = 1;  // kEncode: documents in one pass; kDecode: answers in one step, each over documents of its own
   // kLayer, kDecode, kTtft: the same tokens as plain rows, all attended. kTtft: encoded as such with the question.
   bool full_attention = false;
   std::int64_t num_chunks = 1250000;  // kRoute: of the collection

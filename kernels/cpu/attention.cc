@@ -198,7 +198,7 @@ void CpuBackend::SparseRow(const SparseAttentionArgs& args, Index row, Index kv_
   for (Index g = 0; g < group; ++g) simd_.scale(out + g * head_dim, 1.0F / scratch.sums[g], head_dim);
 }
 
-Status CpuBackend::DoSparseAttention(const SparseAttentionArgs& args) {
+Status CpuBackend::SparseAttentionOne(const SparseAttentionArgs& args) {
   UNFOLD_TRY(TakesF32("SparseAttention", {args.tail_k}));
   UNFOLD_TRY(CheckAttention(args));
   const Index rows = args.q.dims[0], kv_heads = args.tail_k.dims[0];

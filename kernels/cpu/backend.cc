@@ -152,7 +152,7 @@ static void Dequantise(const Tensor& rows, const Tensor& scale, Index row, Index
   for (Index i = 0; i < head_dim; ++i) out[i] = static_cast<float>(values[i]) * BF16ToF32(scales[i]);
 }
 
-Status CpuBackend::DoUnfold(const UnfoldArgs& args) {
+Status CpuBackend::UnfoldOne(const UnfoldArgs& args) {
   UNFOLD_TRY(TakesF32("Unfold", {args.out_k}));
   UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
   const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], half = head_dim / 2, out_rows = args.out_k.dims[1];

@@ -111,10 +111,10 @@ class CpuBackend final : public HostBackend {
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
-  Status DoUnfold(const UnfoldArgs& args) override;
-  Status DoGistScore(const GistScoreArgs& args) override;
-  Status DoSelectChunks(const SelectChunksArgs& args) override;
-  Status DoSparseAttention(const SparseAttentionArgs& args) override;
+  Status UnfoldOne(const UnfoldArgs& args) override;
+  Status GistScoreOne(const GistScoreArgs& args) override;
+  Status SelectChunksOne(const SelectChunksArgs& args) override;
+  Status SparseAttentionOne(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
   Status DoXorWords(const XorWordsArgs& args) override;
 

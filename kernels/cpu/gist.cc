@@ -55,7 +55,7 @@ void MarkBest(const float* scores, Index chunks, const SelectChunksArgs& args, C
 
 }  // namespace
 
-Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
+Status CpuBackend::GistScoreOne(const GistScoreArgs& args) {
   UNFOLD_TRY(TakesF32("GistScore", {args.context->gists[0].k}));
   UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
   UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
@@ -90,7 +90,7 @@ Status CpuBackend::DoGistScore(const GistScoreArgs& args) {
   return Status::Ok();
 }
 
-Status CpuBackend::DoSelectChunks(const SelectChunksArgs& args) {
+Status CpuBackend::SelectChunksOne(const SelectChunksArgs& args) {
   UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
   const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
   Split(args.scores.dims[0] * args.kv_heads, gists * group * 8, [&](Index begin, Index end) {

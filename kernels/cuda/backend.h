@@ -53,11 +53,11 @@ class CudaBackend final : public Backend {
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGatedProduct(const GatedProductArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
-  Status DoUnfold(const UnfoldArgs& args) override;
-  Status DoGistScore(const GistScoreArgs& args) override;
-  Status DoSelectChunks(const SelectChunksArgs& args) override;
-  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override;
-  Status DoSparseAttention(const SparseAttentionArgs& args) override;
+  Status DoUnfold(std::span<const UnfoldArgs> requests) override;
+  Status DoGistScore(std::span<const GistScoreArgs> requests) override;
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override;
+  Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override;
+  Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
   Status DoCopyRows(std::span<const RowPiece> pieces) override;
   Status DoXorWords(const XorWordsArgs& args) override;

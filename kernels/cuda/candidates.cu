@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/candidates.h"
+
+#include <algorithm>
+
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/together.cuh"
 
 namespace unfold {
 namespace {
@@ -9,13 +13,23 @@ constexpr int kThreads = 256;
 
 __device__ __forceinline__ bool IsGist(std::int32_t gist, Index count) { return gist >= 0 && gist < count; }
 
+struct CandidateInputs {
+  const std::int32_t *parents, *parent_counts, *child;
+  Index lists, num_parents, gists;
+  FaultSink faults;
+  std::int32_t *candidates, *counts;
+};
+
 // One list a block: checks it, then writes the children of its gists one after another.
-__global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t* parent_counts, Index num_parents,
-                                 const std::int32_t* child, Index gists, ListFaults kinds, FaultSink faults,
-                                 std::int32_t* candidates, std::int32_t* counts) {
+template <int kMost>
+__global__ void __launch_bounds__(kThreads)
+    CandidatesKernel(const __grid_constant__ Together<CandidateInputs, kMost> requests, ListFaults kinds) {
   __shared__ std::int32_t sums[kWarp];
   __shared__ bool bad;
+  WaitForWorkBefore();
+  const auto& [parents, parent_counts, child, lists, num_parents, gists, faults, candidates, counts] = requests();
   const Index list = blockIdx.x;
+  if (list >= lists) return;
   const std::int32_t count = parent_counts[list];
   if (!InRange(faults, kinds.counts, list, count, num_parents + 1)) {
     if (threadIdx.x == 0) counts[list] = 0;
@@ -61,18 +75,28 @@ __global__ void CandidatesKernel(const std::int32_t* parents, const std::int32_t
 
 }  // namespace
 
-Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents, const Tensor& child,
-                             std::int64_t gists, const ListFaults& faults) {
-  if (parents.gists.rank == 0) return {};
-  const Index lists = parents.counts.size();
-  auto* candidates = memory.Array<std::int32_t>(lists * gists);
-  auto* counts = memory.Array<std::int32_t>(lists);
-  if (memory.status().ok() && lists > 0) {
-    CandidatesKernel<<<static_cast<unsigned>(lists), kThreads, 0, context.stream()>>>(
-        parents.gists.as<std::int32_t>(), parents.counts.as<std::int32_t>(), parents.gists.dims[2],
-        child.as<std::int32_t>(), gists, faults, context.NextCall(), candidates, counts);
+std::vector<Candidates> CollectCandidates(CudaContext& context, CallMemory& memory,
+                                          const std::vector<CandidateRequest>& requests, const ListFaults& faults) {
+  std::vector<Candidates> all(requests.size());
+  std::vector<CandidateInputs> inputs;
+  Index blocks = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const auto& [parents, child, gists] = requests[i];
+    if (parents.gists.rank == 0) continue;
+    const Index lists = parents.counts.size();
+    auto* candidates = memory.Array<std::int32_t>(lists * gists);
+    auto* counts = memory.Array<std::int32_t>(lists);
+    all[i] = {candidates, counts};
+    inputs.push_back({parents.gists.as<std::int32_t>(), parents.counts.as<std::int32_t>(), child.as<std::int32_t>(),
+                      lists, parents.gists.dims[2], gists, context.NextCall(), candidates, counts});
+    blocks = std::max(blocks, lists);
   }
-  return {candidates, counts};
+  if (!memory.status().ok() || blocks == 0) return all;
+  memory.Note(LaunchTogether(inputs, [&]<int kMost>(const Together<CandidateInputs, kMost>& some, int count) {
+    return context.Launch(CandidatesKernel<kMost>, {blocks, kThreads, 0, "CollectCandidates", false, count}, some,
+                          faults);
+  }));
+  return all;
 }
 
 }  // namespace unfold

@@ -5,6 +5,7 @@
 #define UNFOLD_KERNELS_CUDA_CANDIDATES_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/context.h"
@@ -22,10 +23,17 @@ struct ListFaults {
   FaultKind counts, gists, order, child;
 };
 
-// Lists of all candidates when `parents` is not set; `child` as in GistLevel, `gists` of the level below. A list with a
-// bad value becomes empty and gets a note.
-Candidates CollectCandidates(CudaContext& context, CallMemory& memory, const ChosenGists& parents, const Tensor& child,
-                             std::int64_t gists, const ListFaults& faults);
+// The lists of one request: `parents` chosen of the level above, `child` as in GistLevel, `gists` of the level below.
+struct CandidateRequest {
+  ChosenGists parents;
+  Tensor child;
+  std::int64_t gists = 0;
+};
+
+// Lists of all candidates where `parents` is not set, as it is for all requests or for none. A list with a bad value
+// becomes empty and gets a note.
+std::vector<Candidates> CollectCandidates(CudaContext& context, CallMemory& memory,
+                                          const std::vector<CandidateRequest>& requests, const ListFaults& faults);
 
 }  // namespace unfold
 

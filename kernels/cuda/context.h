@@ -122,6 +122,7 @@ class CudaContext {
     std::size_t shared_bytes;
     std::string_view op;
     bool streams = false;
+    int requests = 1;  // of as many blocks each, by blockIdx.y (together.cuh)
   };
   // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up while the work before ends.
   // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other. But one that
@@ -135,7 +136,7 @@ class CudaContext {
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t launch{};
-    launch.gridDim = dim3(static_cast<unsigned>(work.blocks));
+    launch.gridDim = dim3(static_cast<unsigned>(work.blocks), static_cast<unsigned>(work.requests));
     launch.blockDim = dim3(static_cast<unsigned>(work.threads));
     launch.dynamicSmemBytes = work.shared_bytes;
     launch.stream = stream_;

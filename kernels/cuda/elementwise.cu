@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/together.cuh"
 
 namespace unfold {
 namespace {
@@ -150,29 +151,40 @@ struct UnfoldShape {
   Index rows, kv_heads, half, out_rows, row_begin, table_rows;
 };
 
+template <typename Element, typename Kv>
+struct UnfoldInputs {
+  const Element *k, *v;
+  const __nv_bfloat16 *k_scale, *v_scale;
+  const std::int32_t* positions;
+  const float *cos, *sin;
+  UnfoldShape shape;
+  Kv *out_k, *out_v;
+  FaultSink faults;
+};
+
 // One pair of one key and of one value a thread. `Element` is what is stored, int8 with a scale for each head and dim;
 // `Kv` what is attended.
-template <typename Element, typename Kv>
-__global__ void UnfoldKernel(const Element* k, const Element* v, const __nv_bfloat16* k_scale,
-                             const __nv_bfloat16* v_scale, const std::int32_t* positions, const float* cos,
-                             const float* sin, UnfoldShape shape, Kv* out_k, Kv* out_v, FaultSink faults) {
+template <typename Element, typename Kv, int kMost>
+__global__ void UnfoldKernel(const __grid_constant__ Together<UnfoldInputs<Element, Kv>, kMost> requests) {
   WaitForWorkBefore();
+  const UnfoldInputs<Element, Kv>& in = requests();
+  const UnfoldShape& shape = in.shape;
   const Index at = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= shape.rows * shape.kv_heads * shape.half) return;
   const Index i = at % shape.half, row = at / shape.half, t = row / shape.kv_heads, head = row % shape.kv_heads;
-  const std::int32_t position = positions[t];
-  if (!InRange(faults, FaultKind::kUnfoldPositions, t, position, shape.table_rows)) return;
+  const std::int32_t position = in.positions[t];
+  if (!InRange(in.faults, FaultKind::kUnfoldPositions, t, position, shape.table_rows)) return;
   const auto load = [&](const Element* from, const __nv_bfloat16* scale, Index e) {
     const float value = Widen(from[row * 2 * shape.half + e]);
     return scale == nullptr ? value : value * Widen(scale[head * 2 * shape.half + e]);
   };
-  const Pair key = Turn({load(k, k_scale, i), load(k, k_scale, i + shape.half)}, cos[position * shape.half + i],
-                        sin[position * shape.half + i]);
+  const Pair key = Turn({load(in.k, in.k_scale, i), load(in.k, in.k_scale, i + shape.half)},
+                        in.cos[position * shape.half + i], in.sin[position * shape.half + i]);
   const Index to = (head * shape.out_rows + shape.row_begin + t) * 2 * shape.half + i;
-  Narrow(key.a, out_k[to]);
-  Narrow(key.b, out_k[to + shape.half]);
-  Narrow(load(v, v_scale, i), out_v[to]);
-  Narrow(load(v, v_scale, i + shape.half), out_v[to + shape.half]);
+  Narrow(key.a, in.out_k[to]);
+  Narrow(key.b, in.out_k[to + shape.half]);
+  Narrow(load(in.v, in.v_scale, i), in.out_v[to]);
+  Narrow(load(in.v, in.v_scale, i + shape.half), in.out_v[to + shape.half]);
 }
 
 }  // namespace
@@ -247,28 +259,56 @@ Status CudaBackend::DoSwiGlu(const SwiGluArgs& args) {
   return status;
 }
 
-Status CudaBackend::DoUnfold(const UnfoldArgs& args) {
-  const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
-  const UnfoldShape shape{rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.rope.cos.dims[0]};
-  const Index pairs = rows * kv_heads * head_dim / 2;
+namespace {
+
+// Of one type, as all requests of a launch are.
+template <typename Element, typename Kv>
+Status UnfoldAll(CudaContext& context, std::span<const UnfoldArgs> requests) {
+  std::vector<UnfoldInputs<Element, Kv>> inputs;
+  Index pairs = 0;
+  for (const UnfoldArgs& args : requests) {
+    const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
+    const UnfoldShape shape{rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.rope.cos.dims[0]};
+    const bool scaled = args.k.dtype == DType::kInt8;
+    inputs.push_back({args.k.as<const Element>(), args.v.as<const Element>(),
+                      scaled ? args.k_scale.as<const __nv_bfloat16>() : nullptr,
+                      scaled ? args.v_scale.as<const __nv_bfloat16>() : nullptr, args.positions.as<std::int32_t>(),
+                      args.rope.cos.as<float>(), args.rope.sin.as<float>(), shape, args.out_k.as<Kv>(),
+                      args.out_v.as<Kv>(), context.NextCall()});
+    pairs = std::max(pairs, args.k.size() / 2);
+  }
   if (pairs == 0) return Status::Ok();
   const Index blocks = CeilDiv(pairs, kThreads);
-  Status status;
-  const auto run = [&]<typename Element>(const Element*, const __nv_bfloat16* k_scale, const __nv_bfloat16* v_scale) {
-    WithActivationType(args.out_k.dtype, [&]<typename Kv>(Kv*) {
-      status = context_->Launch(UnfoldKernel<Element, Kv>, {blocks, kThreads, 0, "Unfold", Streams(blocks)},
-                                args.k.as<const Element>(), args.v.as<const Element>(), k_scale, v_scale,
-                                args.positions.as<std::int32_t>(), args.rope.cos.as<float>(), args.rope.sin.as<float>(),
-                                shape, args.out_k.as<Kv>(), args.out_v.as<Kv>(), context_->NextCall());
-    });
-  };
-  if (args.k.dtype == DType::kInt8) {
-    run(static_cast<const std::int8_t*>(nullptr), args.k_scale.as<const __nv_bfloat16>(),
-        args.v_scale.as<const __nv_bfloat16>());
-  } else {
-    WithWeightType(args.k.dtype, [&](auto* element) { run(element, nullptr, nullptr); });
+  return LaunchTogether(inputs, [&]<int kMost>(const Together<UnfoldInputs<Element, Kv>, kMost>& some, int count) {
+    return context.Launch(UnfoldKernel<Element, Kv, kMost>,
+                          {blocks, kThreads, 0, "Unfold", Streams(blocks * count), count}, some);
+  });
+}
+
+}  // namespace
+
+Status CudaBackend::DoUnfold(std::span<const UnfoldArgs> requests) {
+  // Runs of the same types.
+  for (std::size_t begin = 0, end = 0; begin < requests.size(); begin = end) {
+    const UnfoldArgs& first = requests[begin];
+    while (end < requests.size() && requests[end].k.dtype == first.k.dtype &&
+           requests[end].out_k.dtype == first.out_k.dtype) {
+      ++end;
+    }
+    Status status;
+    const auto run = [&]<typename Element>(const Element*) {
+      WithActivationType(first.out_k.dtype, [&]<typename Kv>(Kv*) {
+        status = UnfoldAll<Element, Kv>(*context_, requests.subspan(begin, end - begin));
+      });
+    };
+    if (first.k.dtype == DType::kInt8) {
+      run(static_cast<const std::int8_t*>(nullptr));
+    } else {
+      WithWeightType(first.k.dtype, run);
+    }
+    UNFOLD_TRY(status);
   }
-  return status;
+  return Status::Ok();
 }
 
 }  // namespace unfold

@@ -5,6 +5,8 @@
 #ifndef UNFOLD_KERNELS_CUDA_QUERY_FRAGMENTS_CUH_
 #define UNFOLD_KERNELS_CUDA_QUERY_FRAGMENTS_CUH_
 
+#include <vector>
+
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/queries.cuh"
 
@@ -39,10 +41,17 @@ inline bool TakesTensorCores(Index group, Index head_dim) {
 inline Index RotatedQueryBytes(Index rows, Index documents, Index kv_heads, Index group, Index head_dim) {
   return rows * (documents + 1) * kv_heads * TensorCoreHeads(group) * head_dim * 4;
 }
-// In `turned`, which has that much memory, or, where it is null, in memory of the call; with `at` null after a failure,
-// which memory.status() tells. With `is_turned` they are there.
-RotatedQueries RotateQueries(CudaContext& context, CallMemory& memory, const QueryInputs& in, Index rows,
-                             Index kv_heads, void* turned, bool is_turned);
+// Rows to rotate: into `turned`, which has that much memory, or, where it is null, into memory of the call. With
+// `is_turned` they are there.
+struct RowsToRotate {
+  QueryInputs in;
+  Index rows, kv_heads;
+  void* turned;
+  bool is_turned;
+};
+// Of each request, in one launch; what memory.status() tells has failed.
+std::vector<RotatedQueries> RotateQueries(CudaContext& context, CallMemory& memory,
+                                          const std::vector<RowsToRotate>& requests);
 
 // The documents of a tile's keys one after another: calls each(document, whether key g of this lane is of it, whether
 // key g + 8 is). Lane i has the document of key i % 16.

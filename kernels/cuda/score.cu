@@ -51,53 +51,96 @@ __global__ void __launch_bounds__(kScoreThreads)
 }
 
 template <typename Kv>
-Status Score(CudaContext& context, const GistScoreArgs& args) {
+ScoreInputs<Kv> MakeInputs(CudaContext& context, const GistScoreArgs& args, const Candidates& candidates) {
   const GistLevel& level = args.context->gists[args.level];
-  const Index head_dim = args.q.dims[2], kv_heads = level.k.dims[0], gists = level.k.dims[1];
-  CallMemory memory(context, "GistScore");
-  ScoreInputs<Kv> in{MakeQueries(args.q, args.positions, args.rope, args.context->segment_offset, context.NextCall(),
-                                 FaultKind::kScorePositions, FaultKind::kScoreOffsets),
-                     level.k.as<Kv>(),
-                     level.segment.as<std::int32_t>(),
-                     {},
-                     kv_heads,
-                     gists,
-                     head_dim % 8 == 0 && HasVectors(level.k.data)};
-  const Tensor child = args.parents.gists.rank == 0 ? Tensor() : args.context->gists[args.level + 1].child;
-  in.candidates = CollectCandidates(
-      context, memory, args.parents, child, gists,
-      {FaultKind::kScoreParentCounts, FaultKind::kScoreParents, FaultKind::kScoreParentOrder, FaultKind::kScoreChild});
-  UNFOLD_TRY(memory.status());
-  const Index lists = args.q.dims[0] * kv_heads, group = args.q.dims[1] / kv_heads;
-  if (lists * gists == 0) return Status::Ok();
-  if constexpr (std::is_same_v<Kv, __nv_bfloat16>) {
-    const bool turned = args.turned.rank != 0;  // then attention counts on it, whatever form scores
-    if (TakesTensorCores(group, head_dim) && (in.vectors || turned)) {
-      const RotatedQueries queries =
-          RotateQueries(context, memory, in.queries, args.q.dims[0], kv_heads, args.turned.data, args.is_turned);
-      UNFOLD_TRY(memory.status());
-      if (in.vectors) return LaunchTensorCoreScore(context, in, lists, queries, args.scores.as<float>());
-    }
+  return {MakeQueries(args.q, args.positions, args.rope, args.context->segment_offset, context.NextCall(),
+                      FaultKind::kScorePositions, FaultKind::kScoreOffsets),
+          level.k.as<Kv>(),
+          level.segment.as<std::int32_t>(),
+          candidates,
+          level.k.dims[0],
+          level.k.dims[1],
+          args.q.dims[2] % 8 == 0 && HasVectors(level.k.data)};
+}
+
+std::vector<Candidates> CandidatesOf(CudaContext& context, CallMemory& memory,
+                                     std::span<const GistScoreArgs> requests) {
+  std::vector<CandidateRequest> lists;
+  for (const GistScoreArgs& args : requests) {
+    const bool narrowed = args.parents.gists.rank != 0;
+    lists.push_back({args.parents, narrowed ? args.context->gists[args.level + 1].child : Tensor(),
+                     args.context->gists[args.level].k.dims[1]});
   }
-  const Index blocks = lists * CeilDiv(group, kHeadsAtOnce) * CeilDiv(gists, kScoreThreads);
+  return CollectCandidates(
+      context, memory, lists,
+      {FaultKind::kScoreParentCounts, FaultKind::kScoreParents, FaultKind::kScoreParentOrder, FaultKind::kScoreChild});
+}
+
+RowsToRotate RotationOf(const GistScoreArgs& args, const QueryInputs& queries) {
+  return {queries, args.q.dims[0], args.context->gists[args.level].k.dims[0], args.turned.data, args.is_turned};
+}
+
+// On tensor cores, several requests as one. Their keys can be loaded 16 bytes at a time.
+Status ScoreTogether(CudaContext& context, std::span<const GistScoreArgs> requests) {
+  CallMemory memory(context, "GistScore");
+  const std::vector<Candidates> candidates = CandidatesOf(context, memory, requests);
+  std::vector<ScoreRequest> all;
+  std::vector<RowsToRotate> rows;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    all.push_back({MakeInputs<__nv_bfloat16>(context, requests[i], candidates[i]), {}, requests[i].scores.as<float>()});
+    rows.push_back(RotationOf(requests[i], all[i].in.queries));
+  }
+  const std::vector<RotatedQueries> rotated = RotateQueries(context, memory, rows);
+  UNFOLD_TRY(memory.status());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].queries = rotated[i];
+  return LaunchTensorCoreScore(context, all, rows.front().rows * rows.front().kv_heads);
+}
+
+// In the form for all types and dims.
+template <typename Kv>
+Status ScoreOne(CudaContext& context, const GistScoreArgs& args) {
+  CallMemory memory(context, "GistScore");
+  const ScoreInputs<Kv> in =
+      MakeInputs<Kv>(context, args, CandidatesOf(context, memory, std::span(&args, 1)).front());
+  const Index lists = args.q.dims[0] * in.kv_heads, group = args.q.dims[1] / in.kv_heads;
+  // Attention in bf16 counts on what was to be turned, whatever form scores.
+  if (sizeof(Kv) == sizeof(__nv_bfloat16) && args.turned.rank != 0 && TakesTensorCores(group, args.q.dims[2])) {
+    RotateQueries(context, memory, {RotationOf(args, in.queries)});
+  }
+  UNFOLD_TRY(memory.status());
+  const Index blocks = lists * CeilDiv(group, kHeadsAtOnce) * CeilDiv(in.gists, kScoreThreads);
   const auto kernel = in.vectors ? ScoreKernel<true, Kv> : ScoreKernel<false, Kv>;
-  kernel<<<static_cast<unsigned>(blocks), kScoreThreads, kHeadsAtOnce * head_dim * sizeof(float), context.stream()>>>(
-      in, args.scores.as<float>());
+  kernel<<<static_cast<unsigned>(blocks), kScoreThreads, kHeadsAtOnce * args.q.dims[2] * sizeof(float),
+           context.stream()>>>(in, args.scores.as<float>());
   return context.Launched("GistScore");
 }
 
-}  // namespace
-
-std::size_t CudaBackend::TurnedQueryBytes(const Tensor& q, std::int64_t kv_heads, std::int64_t documents) const {
-  const auto [rows, heads, head_dim, unused] = q.dims;
-  if (!TakesTensorCores(heads / kv_heads, head_dim)) return 0;
-  return static_cast<std::size_t>(RotatedQueryBytes(rows, documents, kv_heads, heads / kv_heads, head_dim));
+bool OnTensorCores(const GistScoreArgs& args) {
+  const Tensor& keys = args.context->gists[args.level].k;
+  return keys.dtype == DType::kBF16 && HasVectors(keys.data) &&
+         TakesTensorCores(args.q.dims[1] / keys.dims[0], args.q.dims[2]);
 }
 
-Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
-  if (args.q.dims[2] > kMaxQueryDim) return Status::InvalidArgument("GistScore: cuda takes D up to 256");
-  if (args.context->gists[args.level].k.dtype != DType::kBF16) return Score<float>(*context_, args);
-  // As many rows at a time as have their rotated queries in some memory.
+// Whether one launch can take all: of one row each, and as many heads and dims.
+bool AreAlike(std::span<const GistScoreArgs> requests) {
+  const GistScoreArgs& first = requests.front();
+  return std::all_of(requests.begin(), requests.end(), [&](const GistScoreArgs& args) {
+    return OnTensorCores(args) && args.q.dims[0] == 1 && args.scores.size() > 0 &&
+           args.q.dims[1] == first.q.dims[1] && args.q.dims[2] == first.q.dims[2] &&
+           args.context->gists[0].k.dims[0] == first.context->gists[0].k.dims[0] && args.level == first.level;
+  });
+}
+
+Status Score(CudaContext& context, const GistScoreArgs& args) {
+  if (args.scores.size() == 0) return Status::Ok();
+  if (OnTensorCores(args)) return ScoreTogether(context, std::span(&args, 1));
+  return args.context->gists[args.level].k.dtype == DType::kBF16 ? ScoreOne<__nv_bfloat16>(context, args)
+                                                                 : ScoreOne<float>(context, args);
+}
+
+// As many rows at a time as have their rotated queries in some memory.
+Status ScoreRows(CudaContext& context, const GistScoreArgs& args) {
+  if (args.context->gists[args.level].k.dtype != DType::kBF16) return Score(context, args);
   constexpr Index kQueryBytes = Index{256} << 20;
   const auto [rows, heads, head_dim, unused] = args.q.dims;
   const Index kv_heads = args.context->gists[args.level].k.dims[0];
@@ -113,8 +156,25 @@ Status CudaBackend::DoGistScore(const GistScoreArgs& args) {
     if (args.parents.gists.rank != 0) {
       part.parents = {args.parents.gists.Rows(begin, end), args.parents.counts.Rows(begin, end)};
     }
-    UNFOLD_TRY(Score<__nv_bfloat16>(*context_, part));
+    UNFOLD_TRY(Score(context, part));
   }
+  return Status::Ok();
+}
+
+}  // namespace
+
+std::size_t CudaBackend::TurnedQueryBytes(const Tensor& q, std::int64_t kv_heads, std::int64_t documents) const {
+  const auto [rows, heads, head_dim, unused] = q.dims;
+  if (!TakesTensorCores(heads / kv_heads, head_dim)) return 0;
+  return static_cast<std::size_t>(RotatedQueryBytes(rows, documents, kv_heads, heads / kv_heads, head_dim));
+}
+
+Status CudaBackend::DoGistScore(std::span<const GistScoreArgs> requests) {
+  for (const GistScoreArgs& args : requests) {
+    if (args.q.dims[2] > kMaxQueryDim) return Status::InvalidArgument("GistScore: cuda takes D up to 256");
+  }
+  if (requests.size() > 1 && AreAlike(requests)) return ScoreTogether(*context_, requests);
+  for (const GistScoreArgs& args : requests) UNFOLD_TRY(ScoreRows(*context_, args));
   return Status::Ok();
 }
 

@@ -37,9 +37,14 @@ struct ScoreInputs {
   }
 };
 
-// The form on tensor cores (score_bf16.cu): where TakesTensorCores.
-Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<__nv_bfloat16>& in, Index lists,
-                             const RotatedQueries& queries, float* scores);
+// A request of the form on tensor cores.
+struct ScoreRequest {
+  ScoreInputs<__nv_bfloat16> in;
+  RotatedQueries queries;
+  float* scores;
+};
+// The form on tensor cores (score_bf16.cu): where TakesTensorCores; `lists` of each request, all of as many heads.
+Status LaunchTensorCoreScore(CudaContext& context, const std::vector<ScoreRequest>& requests, Index lists);
 
 }  // namespace unfold
 

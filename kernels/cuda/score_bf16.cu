@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/score.cuh"
+#include "kernels/cuda/together.cuh"
 
 namespace unfold {
 namespace {
@@ -25,11 +26,13 @@ struct ScoreShared {
 };
 
 // `at_once` blocks a list, each with a run of its tiles.
-template <int kDim, int kHeadTiles>
-__global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constant__ ScoreInputs<Bf16> in,
-                                                            RotatedQueries queries, unsigned at_once, float* scores) {
+template <int kDim, int kHeadTiles, int kMost>
+__global__ void __launch_bounds__(kThreads)
+    ScoreBf16Kernel(const __grid_constant__ Together<ScoreRequest, kMost> requests, unsigned at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<ScoreShared<kDim>*>(memory);
+  const ScoreInputs<Bf16>& in = requests().in;
+  const RotatedQueries& queries = requests().queries;
   const auto kv_heads = static_cast<unsigned>(in.kv_heads), list = blockIdx.x / at_once;
   const Index t = list / kv_heads, kv_head = list % kv_heads;
   if (in.candidates.gists != nullptr) WaitForWorkBefore();
@@ -62,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constan
   if (in.candidates.gists == nullptr) WaitForWorkBefore();
 
   const auto group = static_cast<int>(static_cast<unsigned>(in.queries.heads) / kv_heads);
-  float* head_scores = scores + (t * in.queries.heads + kv_head * group) * in.gists;
+  float* head_scores = requests().scores + (t * in.queries.heads + kv_head * group) * in.gists;
   for (int n = 0; begin + n * kBlockKeys < end; ++n) {
     copy(n + kStages - 1);
     const int first = begin + n * kBlockKeys + warp * kTileKeys;
@@ -97,24 +100,28 @@ __global__ void __launch_bounds__(kThreads) ScoreBf16Kernel(const __grid_constan
 }
 
 template <int kDim>
-Status Launch(CudaContext& context, const ScoreInputs<Bf16>& in, const RotatedQueries& queries, Index lists,
-              float* scores) {
-  const auto kernel = queries.heads_at_once == kTileHeads ? ScoreBf16Kernel<kDim, 1> : ScoreBf16Kernel<kDim, 2>;
-  const Index at_once = std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), lists), 1,
-                                          CeilDiv(in.gists, kBlockKeys));
-  return context.Launch(kernel, {lists * at_once, kThreads, sizeof(ScoreShared<kDim>), "GistScore"}, in, queries,
-                        static_cast<unsigned>(at_once), scores);
+Status Launch(CudaContext& context, const std::vector<ScoreRequest>& requests, Index lists) {
+  Index gists = 0;
+  for (const ScoreRequest& request : requests) gists = std::max(gists, request.in.gists);
+  const Index all = lists * static_cast<Index>(requests.size());
+  const Index at_once = std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), all), 1,
+                                          CeilDiv(gists, kBlockKeys));
+  return LaunchTogether(requests, [&]<int kMost>(const Together<ScoreRequest, kMost>& some, int count) {
+    const auto kernel = requests.front().queries.heads_at_once == kTileHeads ? ScoreBf16Kernel<kDim, 1, kMost>
+                                                                             : ScoreBf16Kernel<kDim, 2, kMost>;
+    return context.Launch(kernel, {lists * at_once, kThreads, sizeof(ScoreShared<kDim>), "GistScore", false, count},
+                          some, static_cast<unsigned>(at_once));
+  });
 }
 
 }  // namespace
 
-Status LaunchTensorCoreScore(CudaContext& context, const ScoreInputs<Bf16>& in, Index lists,
-                             const RotatedQueries& queries, float* scores) {
-  switch (in.queries.head_dim) {
-    case 64: return Launch<64>(context, in, queries, lists, scores);
-    case 96: return Launch<96>(context, in, queries, lists, scores);
-    case 128: return Launch<128>(context, in, queries, lists, scores);
-    default: return Launch<256>(context, in, queries, lists, scores);
+Status LaunchTensorCoreScore(CudaContext& context, const std::vector<ScoreRequest>& requests, Index lists) {
+  switch (requests.front().in.queries.head_dim) {
+    case 64: return Launch<64>(context, requests, lists);
+    case 96: return Launch<96>(context, requests, lists);
+    case 128: return Launch<128>(context, requests, lists);
+    default: return Launch<256>(context, requests, lists);
   }
 }
 

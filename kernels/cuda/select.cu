@@ -15,6 +15,7 @@
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/candidates.h"
 #include "kernels/cuda/select.cuh"
+#include "kernels/cuda/together.cuh"
 
 namespace unfold {
 namespace {
@@ -143,13 +144,23 @@ struct Kept {
   Index most;
 };
 
+struct SelectInputs {
+  const float* scores;
+  Candidates candidates;
+  SelectShape shape;
+  Kept kept;
+  unsigned* finished;  // of each list
+  std::int32_t *chosen, *counts;
+};
+
 // One head of one row a block.
+template <int kMost>
 __global__ void __launch_bounds__(kSelectThreads)
-    SelectKernel(const float* scores, Candidates candidates, SelectShape shape, Kept kept, unsigned* finished,
-                 std::int32_t* chosen, std::int32_t* counts) {
+    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests) {
   extern __shared__ __align__(16) unsigned char memory[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   WaitForWorkBefore();
+  const auto& [scores, candidates, shape, kept, finished, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
   const unsigned group = static_cast<unsigned>(shape.heads) / static_cast<unsigned>(shape.kv_heads), list = row / group;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -197,29 +208,56 @@ __global__ void __launch_bounds__(kSelectThreads)
         counts + list, shared);
 }
 
-Tensor ChildOf(const ContextView* context, int level, const ChosenGists& parents) {
-  return parents.gists.rank == 0 ? Tensor() : context->gists[level + 1].child;
+// Whether one launch can take all: of one row each, and as many heads.
+bool AreAlike(std::span<const SelectChunksArgs> requests) {
+  const SelectChunksArgs& first = requests.front();
+  return std::all_of(requests.begin(), requests.end(), [&](const SelectChunksArgs& args) {
+    return args.scores.dims[0] == 1 && args.scores.dims[1] == first.scores.dims[1] &&
+           args.kv_heads == first.kv_heads && (args.parents.gists.rank == 0) == (first.parents.gists.rank == 0);
+  });
+}
+
+Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> requests) {
+  const Index rows = requests.front().scores.dims[0], heads = requests.front().scores.dims[1],
+              lists = rows * requests.front().kv_heads;
+  if (lists == 0) return Status::Ok();
+  CallMemory memory(context, "SelectChunks");
+  std::vector<CandidateRequest> lists_of;
+  for (const SelectChunksArgs& args : requests) {
+    const bool narrowed = args.parents.gists.rank != 0;
+    lists_of.push_back(
+        {args.parents, narrowed ? args.context->gists[args.level + 1].child : Tensor(), args.scores.dims[2]});
+  }
+  const std::vector<Candidates> candidates =
+      CollectCandidates(context, memory, lists_of,
+                        {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder,
+                         FaultKind::kSelectChild});
+  UNFOLD_TRY_ASSIGN(unsigned* finished, context.Counters(lists * static_cast<Index>(requests.size())));
+  std::vector<SelectInputs> inputs;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const SelectChunksArgs& args = requests[i];
+    const Index gists = args.scores.dims[2], most = args.top_p > 0 ? gists : std::min(args.top_k, gists);
+    inputs.push_back({args.scores.as<float>(),
+                      candidates[i],
+                      {heads, args.kv_heads, gists, args.top_k, args.top_p, args.scale},
+                      {memory.Array<std::int32_t>(rows * heads * most), most},
+                      finished + static_cast<Index>(i) * lists,
+                      args.chosen.gists.as<std::int32_t>(),
+                      args.chosen.counts.as<std::int32_t>()});
+  }
+  UNFOLD_TRY(memory.status());
+  return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
+    return context.Launch(SelectKernel<kMost>,
+                          {rows * heads, kSelectThreads, sizeof(SelectShared), "SelectChunks", false, count}, some);
+  });
 }
 
 }  // namespace
 
-Status CudaBackend::DoSelectChunks(const SelectChunksArgs& args) {
-  const auto [rows, heads, gists, unused] = args.scores.dims;
-  const Index lists = rows * args.kv_heads;
-  if (lists == 0) return Status::Ok();
-  CallMemory memory(*context_, "SelectChunks");
-  const Candidates candidates =
-      CollectCandidates(*context_, memory, args.parents, ChildOf(args.context, args.level, args.parents), gists,
-                        {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder,
-                         FaultKind::kSelectChild});
-  const SelectShape shape{heads, args.kv_heads, gists, args.top_k, args.top_p, args.scale};
-  Kept kept{nullptr, args.top_p > 0 ? gists : std::min(args.top_k, gists)};
-  kept.gists = memory.Array<std::int32_t>(rows * heads * kept.most);
-  UNFOLD_TRY(memory.status());
-  UNFOLD_TRY_ASSIGN(unsigned* finished, context_->Counters(lists));
-  return context_->Launch(SelectKernel, {rows * heads, kSelectThreads, sizeof(SelectShared), "SelectChunks"},
-                          args.scores.as<float>(), candidates, shape, kept, finished,
-                          args.chosen.gists.as<std::int32_t>(), args.chosen.counts.as<std::int32_t>());
+Status CudaBackend::DoSelectChunks(std::span<const SelectChunksArgs> requests) {
+  if (requests.size() > 1 && AreAlike(requests)) return SelectAll(*context_, requests);
+  for (std::size_t i = 0; i < requests.size(); ++i) UNFOLD_TRY(SelectAll(*context_, requests.subspan(i, 1)));
+  return Status::Ok();
 }
 
 }  // namespace unfold

@@ -7,6 +7,8 @@
 
 #include "kernels/cuda/attention_items.cuh"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/query_fragments.cuh"
+#include "kernels/cuda/together.cuh"
 #include "kernels/cuda/queries.cuh"
 #include "kernels/cuda/query_fragments.cuh"
 
@@ -149,9 +151,21 @@ struct ItemSums {
     return (list * splits + split) * kItemsOfSplit;
   }
 };
-// The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, where TakesTensorCores. `turned` may be null.
-Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<__nv_bfloat16>& in, Index rows,
-                                 void* turned, const Partials& partials, const ItemSums& kept);
+// A request of the form on tensor cores.
+struct AttendRequest {
+  AttentionInputs<__nv_bfloat16> in;
+  RotatedQueries queries;
+  Partials partials;
+  ItemSums kept;
+  float* out = nullptr;
+  float* mass = nullptr;  // [Hk, C], of the last row; null: not wanted
+};
+// The form on tensor cores (sparse_attention_bf16.cu): KV in bf16, where TakesTensorCores. Of `rows` rows each, of as
+// many heads.
+Status LaunchTensorCoreAttention(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows);
+// The form for all types and dims (sparse_attention_any.cu).
+template <typename Kv>
+Status AttendInAnyForm(CudaContext& context, const SparseAttentionArgs& args);
 
 }  // namespace unfold
 

@@ -290,11 +290,14 @@ struct SplitWorker {
 };
 
 // `at_once` blocks a list, which take its splits in turn.
-template <int kDim, int kHeadTiles>
+template <int kDim, int kHeadTiles, int kMost>
 __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3)
-    AttendBf16Kernel(const __grid_constant__ AttentionInputs<Bf16> in, RotatedQueries queries, Partials partials,
-                     ItemSums kept, Index at_once) {
+    AttendBf16Kernel(const __grid_constant__ Together<AttendRequest, kMost> requests, Index at_once) {
   extern __shared__ __align__(16) unsigned char memory[];
+  const AttentionInputs<Bf16>& in = requests().in;
+  const RotatedQueries& queries = requests().queries;
+  const Partials& partials = requests().partials;
+  const ItemSums& kept = requests().kept;
   auto& shared = *reinterpret_cast<AttendShared<kDim, kHeadTiles>*>(memory);
   constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
   const int warp = threadIdx.x / kWarp;
@@ -359,36 +362,30 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   }
 }
 
-template <int kDim, int kHeadTiles>
-Status Launch(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
-              const Partials& partials, const ItemSums& kept) {
-  const auto kernel = AttendBf16Kernel<kDim, kHeadTiles>;
-  constexpr int kBytes = sizeof(AttendShared<kDim, kHeadTiles>);
-  const Index lists = rows * in.kv_heads, at_once = SplitsAtOnce(context, lists, partials.splits);
-  return context.Launch(kernel, {lists * at_once, kThreads, kBytes, "SparseAttention"}, in, queries, partials, kept,
-                        at_once);
-}
-
 template <int kDim>
-Status LaunchDim(CudaContext& context, const AttentionInputs<Bf16>& in, const RotatedQueries& queries, Index rows,
-                 const Partials& partials, const ItemSums& kept) {
-  if (queries.heads_at_once == kTileHeads) return Launch<kDim, 1>(context, in, queries, rows, partials, kept);
-  return Launch<kDim, 2>(context, in, queries, rows, partials, kept);
+Status Launch(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows) {
+  const Index lists = rows * requests.front().in.kv_heads;
+  Index splits = 0;
+  for (const AttendRequest& request : requests) splits = std::max(splits, request.partials.splits);
+  return LaunchTogether(requests, [&]<int kMost>(const Together<AttendRequest, kMost>& some, int count) {
+    const Index at_once = SplitsAtOnce(context, lists * count, splits);
+    const auto launch = [&](auto kernel, std::size_t bytes) {
+      return context.Launch(kernel, {lists * at_once, kThreads, bytes, "SparseAttention", false, count}, some, at_once);
+    };
+    return requests.front().queries.heads_at_once == kTileHeads
+               ? launch(AttendBf16Kernel<kDim, 1, kMost>, sizeof(AttendShared<kDim, 1>))
+               : launch(AttendBf16Kernel<kDim, 2, kMost>, sizeof(AttendShared<kDim, 2>));
+  });
 }
 
 }  // namespace
 
-Status LaunchTensorCoreAttention(CudaContext& context, const AttentionInputs<Bf16>& in, Index rows, void* turned,
-                                 const Partials& partials, const ItemSums& kept) {
-  CallMemory memory(context, "SparseAttention");
-  const RotatedQueries queries =
-      RotateQueries(context, memory, in.queries, rows, in.kv_heads, turned, turned != nullptr);
-  UNFOLD_TRY(memory.status());
-  switch (in.queries.head_dim) {
-    case 64: return LaunchDim<64>(context, in, queries, rows, partials, kept);
-    case 96: return LaunchDim<96>(context, in, queries, rows, partials, kept);
-    case 128: return LaunchDim<128>(context, in, queries, rows, partials, kept);
-    default: return LaunchDim<256>(context, in, queries, rows, partials, kept);
+Status LaunchTensorCoreAttention(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows) {
+  switch (requests.front().in.queries.head_dim) {
+    case 64: return Launch<64>(context, requests, rows);
+    case 96: return Launch<96>(context, requests, rows);
+    case 128: return Launch<128>(context, requests, rows);
+    default: return Launch<256>(context, requests, rows);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/together.cuh"
 #include "kernels/cuda/unfold_row.cuh"
 
 namespace unfold {
@@ -37,15 +38,26 @@ struct ChosenInputs {
   ChosenChunk* entries;  // [T, Hk, chunks]
   Index lists, kv_heads, chunks;
   int layer;
+  PagesFound* found;
   FaultSink faults;
+
+  // To a count of `found`, by a thread of each warp; all its lanes take part.
+  __device__ __forceinline__ void Add(std::uint64_t PagesFound::*count, int own) const {
+    const int all = __reduce_add_sync(kAllLanes, own);
+    if (threadIdx.x % kWarp == 0 && all > 0) AddOne(count, static_cast<unsigned>(all));
+  }
+  __device__ __forceinline__ void AddOne(std::uint64_t PagesFound::*count, unsigned long long more) const {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&(found->*count)), more);
+  }
 };
 
 // What a call's kernels tell each other, all zero before it and after it.
 enum Counter : int { kWork, kMissing, kGiven, kReady, kFinished, kNumCounters };
 
-// A chunk of a head that is to be unfolded.
+// A chunk of a head that is to be unfolded, for a request of the launch.
 struct Work {
-  std::int32_t slot, page, block, first_row, tokens, position, head, chunk;
+  std::int32_t slot, page, block, first_row, tokens, position, chunk;
+  std::uint16_t head, request;
 };
 
 // Chunk `chunk` of a head, its slot and block those of the layer. False, and a note, where there is no such place.
@@ -200,10 +212,12 @@ class PageTaker {
 };
 
 // Finds pages, and what has none.
+template <int kMost>
 __global__ void __launch_bounds__(kThreads)
-    FindKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool,
+    FindKernel(const __grid_constant__ Together<ChosenInputs, kMost> requests, const __grid_constant__ PoolInputs pool,
                unsigned blocks_of_list, Work* work, unsigned* counters) {
   WaitForWorkBefore();
+  const ChosenInputs& in = requests();
   const std::uint32_t call = pool.counts->calls + 1;
   const bool one_row = in.lists == in.kv_heads;
   int hits = 0;
@@ -243,14 +257,11 @@ __global__ void __launch_bounds__(kThreads)
                                              place.first_row,
                                              place.tokens,
                                              place.position,
-                                             static_cast<std::int32_t>(list % in.kv_heads),
-                                             chunk};
+                                             chunk,
+                                             static_cast<std::uint16_t>(list % in.kv_heads),
+                                             static_cast<std::uint16_t>(blockIdx.y)};
   });
-  const int all_hits = __reduce_add_sync(kAllLanes, hits);
-  if (threadIdx.x % kWarp == 0 && all_hits > 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->pages_hit),
-              static_cast<unsigned long long>(all_hits));
-  }
+  in.Add(&PagesFound::pages_hit, hits);
 }
 
 // The first block gives pages to the work, while the others wait: all are on the device at once.
@@ -266,7 +277,6 @@ __device__ void GivePages(const PoolInputs& pool, Work* work, unsigned* counters
   counts.calls = call;
   counts.num_missing = missing;
   counts.pages_lacking = wanted - given;
-  counts.pages_unfolded += given;
   *pool.counts = counts;
   if (wanted == 0 && missing == 0) return;  // nobody waits
   counters[kGiven] = given;
@@ -301,20 +311,26 @@ __device__ __forceinline__ void UnfoldRow(const RawRows& raw, Index row, Index k
   one.Unfold();
 }
 
-template <typename Kv>
-__device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const Work* work, int given,
-                          const RotationInputs& rotation, int half, Kv* page_k, Kv* page_v) {
+template <typename Kv, int kMost>
+__device__ void FillPages(const Together<ChosenInputs, kMost>& requests, const PoolInputs& pool, const Work* work,
+                          int given, const RotationInputs& rotation, int half, Kv* page_k, Kv* page_v) {
   const auto page_tokens = static_cast<int>(pool.page_tokens);
   const unsigned warps = gridDim.x * kWarps, own = blockIdx.x * kWarps + threadIdx.x / kWarp;
   // Of a page: all of its rows, or, where there are few pages, every so many-th.
   const unsigned share = min(max(warps / max(given, 1), 1U), static_cast<unsigned>(page_tokens));
-  unsigned long long bytes = 0;
+  unsigned long long pages = 0, bytes = 0;  // of the only request
   for (unsigned n = own; n < given * share; n += warps) {
     const Work item = work[n / share];
+    const ChosenInputs& in = requests.of[kMost == 1 ? 0 : item.request];
     const RawRows raw = pool.raw[item.block];
     if (n % share == 0) {
       const unsigned of_value = raw.dtype == DType::kInt8 ? 1 : raw.dtype == DType::kBF16 ? 2 : 4;
-      bytes += 4ULL * of_value * item.tokens * half;
+      const unsigned long long read = 4ULL * of_value * item.tokens * half;
+      ++pages, bytes += read;
+      if (kMost > 1 && threadIdx.x % kWarp == 0) {
+        in.AddOne(&PagesFound::pages_unfolded, 1);
+        in.AddOne(&PagesFound::raw_bytes, read);
+      }
     }
     for (int row = static_cast<int>(n % share); row < item.tokens; row += static_cast<int>(share)) {
       const std::int32_t position = item.position + row;
@@ -332,35 +348,36 @@ __device__ void FillPages(const ChosenInputs& in, const PoolInputs& pool, const 
       }
     }
   }
-  if (threadIdx.x % kWarp == 0 && bytes > 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->raw_bytes), bytes);
+  if (kMost == 1 && threadIdx.x % kWarp == 0 && pages > 0) {
+    requests.of[0].AddOne(&PagesFound::pages_unfolded, pages);
+    requests.of[0].AddOne(&PagesFound::raw_bytes, bytes);
   }
 }
 
-// Has pages given to the work, fills them, and tells them to all entries that wait for one.
-template <typename Kv>
+// Has pages given to the work of all requests, fills them, and tells them to all entries that wait for one.
+template <typename Kv, int kMost>
 __global__ void __launch_bounds__(kThreads)
-    FillKernel(const __grid_constant__ ChosenInputs in, const __grid_constant__ PoolInputs pool,
-               unsigned blocks_of_list, Work* work, unsigned* counters, RotationInputs rotation, int half, Kv* page_k,
-               Kv* page_v) {
+    FillKernel(const __grid_constant__ Together<ChosenInputs, kMost> requests, int count,
+               const __grid_constant__ PoolInputs pool, unsigned blocks_of_list, Work* work, unsigned* counters,
+               RotationInputs rotation, int half, Kv* page_k, Kv* page_v) {
   __shared__ TakeShared shared;
   WaitForWorkBefore();
   const auto wanted = static_cast<int>(__ldcg(counters + kWork)),
              missing = static_cast<int>(__ldcg(counters + kMissing));
   if (blockIdx.x == 0) GivePages(pool, work, counters, wanted, missing, shared);
   if (wanted == 0 && missing == 0) return;
-  FillPages(in, pool, work, AwaitPages(counters), rotation, half, page_k, page_v);
-  int left_out = 0;
-  ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
-    std::int32_t& page = in.entries[at].page;
-    ChunkPlace place;
-    if (page >= 0 || !FindPlace(in, pool, list % in.kv_heads, chunk, &place)) return;
-    page = max(__ldcg(pool.slot_page + place.slot), -1);
-    left_out += page < 0 ? 1 : 0;
-  });
-  left_out = __reduce_add_sync(kAllLanes, left_out);
-  if (threadIdx.x % kWarp == 0 && left_out > 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(&pool.counts->left_out), static_cast<unsigned long long>(left_out));
+  FillPages(requests, pool, work, AwaitPages(counters), rotation, half, page_k, page_v);
+  for (int request = 0; request < (kMost == 1 ? 1 : count); ++request) {
+    const ChosenInputs& in = requests.of[request];
+    int left_out = 0;
+    ForChosen(in, blocks_of_list, [&](Index at, Index list, std::int32_t chunk) {
+      std::int32_t& page = in.entries[at].page;
+      ChunkPlace place;
+      if (page >= 0 || !FindPlace(in, pool, list % in.kv_heads, chunk, &place)) return;
+      page = max(__ldcg(pool.slot_page + place.slot), -1);
+      left_out += page < 0 ? 1 : 0;
+    });
+    in.Add(&PagesFound::left_out, left_out);
   }
   __syncthreads();
   if (threadIdx.x == 0 && atomicAdd(counters + kFinished, 1U) == gridDim.x - 1) {
@@ -384,35 +401,46 @@ PoolInputs MakePool(const PagePool& pool) {
 
 }  // namespace
 
-Status CudaBackend::DoUnfoldChunks(const UnfoldChunksArgs& args) {
-  const auto [rows, kv_heads, chunks, unused] = args.chosen.gists.dims;
-  const ChosenInputs in{args.chosen.gists.as<std::int32_t>(),
-                        args.chosen.counts.as<std::int32_t>(),
-                        args.places.as<ChunkPlace>(),
-                        args.chunks.as<ChosenChunk>(),
-                        rows * kv_heads,
-                        kv_heads,
-                        chunks,
-                        args.layer,
-                        context_->NextCall()};
-  const PoolInputs pool = MakePool(args.pool);
+Status CudaBackend::DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
+  if (requests.empty()) return Status::Ok();
+  const UnfoldChunksArgs& first = requests.front();
+  const auto [rows, kv_heads, unused_chunks, unused] = first.chosen.gists.dims;
+  std::vector<ChosenInputs> inputs;
+  Index most_chunks = 0, most_work = 0;
+  for (const UnfoldChunksArgs& args : requests) {
+    const Index chunks = args.chosen.gists.dims[2];
+    inputs.push_back({args.chosen.gists.as<std::int32_t>(), args.chosen.counts.as<std::int32_t>(),
+                      args.places.as<ChunkPlace>(), args.chunks.as<ChosenChunk>(), rows * kv_heads, kv_heads, chunks,
+                      args.layer, args.found.as<PagesFound>(), context_->NextCall()});
+    most_chunks = std::max(most_chunks, chunks);
+    most_work += kv_heads * chunks;  // a slot is unfolded once in a call, and a layer has Hk * C of them
+  }
+  static_assert(kMostTogether<ChosenInputs> == kMostRequests);
+  if (requests.size() > kMostRequests || kv_heads > UINT16_MAX) {
+    return Status::InvalidArgument("UnfoldChunks: cuda takes up to " + std::to_string(kMostRequests) +
+                                   " requests and 65535 heads");
+  }
+  const PoolInputs pool = MakePool(first.pool);
   CallMemory memory(*context_, "UnfoldChunks");
-  // A slot is unfolded once in a call, and a layer has Hk * C of them.
-  auto* work = memory.Array<Work>(std::max<Index>(1, std::min(rows * kv_heads * chunks, kv_heads * chunks)));
+  auto* work = memory.Array<Work>(std::max<Index>(1, most_work));
   UNFOLD_TRY(memory.status());
   UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(kNumCounters));
   constexpr Index kBlocksOfList = 16;
-  const auto of_list = static_cast<unsigned>(std::clamp<Index>(CeilDiv(chunks, kThreads), 1, kBlocksOfList));
-  const Index blocks = std::max<Index>(1, in.lists * of_list);
-  UNFOLD_TRY(context_->Launch(FindKernel, {blocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work, counters));
-  const RotationInputs rotation{args.rope.cos.as<float>(), args.rope.sin.as<float>(), args.rope.cos.dims[0]};
-  const auto half = static_cast<int>(args.pool.page_k.dims[2] / 2);
-  const auto fill = [&]<typename Kv>(Kv* page_k) {
-    return context_->Launch(FillKernel<Kv>, {kFillBlocks, kThreads, 0, "UnfoldChunks"}, in, pool, of_list, work,
-                            counters, rotation, half, page_k, args.pool.page_v.as<Kv>());
-  };
-  return args.pool.page_k.dtype == DType::kBF16 ? fill(args.pool.page_k.as<__nv_bfloat16>())
-                                                : fill(args.pool.page_k.as<float>());
+  const auto of_list = static_cast<unsigned>(std::clamp<Index>(CeilDiv(most_chunks, kThreads), 1, kBlocksOfList));
+  const Index blocks = std::max<Index>(1, rows * kv_heads * of_list);
+  const RotationInputs rotation{first.rope.cos.as<float>(), first.rope.sin.as<float>(), first.rope.cos.dims[0]};
+  const auto half = static_cast<int>(first.pool.page_k.dims[2] / 2);
+  return LaunchTogether(inputs, [&]<int kMost>(const Together<ChosenInputs, kMost>& all, int count) -> Status {
+    UNFOLD_TRY(context_->Launch(FindKernel<kMost>, {blocks, kThreads, 0, "UnfoldChunks", false, count}, all, pool,
+                                of_list, work, counters));
+    Status status;
+    WithActivationType(first.pool.page_k.dtype, [&]<typename Kv>(Kv*) {
+      status = context_->Launch(FillKernel<Kv, kMost>, {kFillBlocks, kThreads, 0, "UnfoldChunks"}, all, count, pool,
+                                of_list, work, counters, rotation, half, first.pool.page_k.as<Kv>(),
+                                first.pool.page_v.as<Kv>());
+    });
+    return status;
+  });
 }
 
 }  // namespace unfold

@@ -14,7 +14,8 @@ Status InRange(std::string_view name, std::int64_t value, std::int64_t low, std:
                                  std::to_string(low) + " to " + std::to_string(high));
 }
 
-Status CheckOptions(const BenchOptions& options) {
+Status CheckOptions(BenchKind kind, const BenchOptions& options) {
+  constexpr int kMostAnswers = 64;  // of a step
   constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;  // positions and tables stay small integers
   if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
     return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));
@@ -26,7 +27,8 @@ Status CheckOptions(const BenchOptions& options) {
   UNFOLD_TRY(InRange("num_levels", options.num_levels, 1, 2));
   UNFOLD_TRY(InRange("section_size", options.section_size, 2, 1024));
   UNFOLD_TRY(InRange("unfold_top_k", options.unfold_top_k, 0, kMostTokens));
-  UNFOLD_TRY(InRange("batch", options.batch, 1, 4096));
+  const int most = kind == BenchKind::kEncode ? 4096 : kind == BenchKind::kDecode ? kMostAnswers : 1;
+  UNFOLD_TRY(InRange("batch", options.batch, 1, most));
   UNFOLD_TRY(InRange("batch times context_tokens", options.batch * options.context_tokens, 1, kMostTokens));
   UNFOLD_TRY(InRange("num_chunks", options.num_chunks, 1, std::int64_t{1} << 32));
   if (!(options.compression >= 0) || std::isinf(options.compression)) {
@@ -38,7 +40,7 @@ Status CheckOptions(const BenchOptions& options) {
 }  // namespace
 
 Result<BenchReport> RunBench(BenchKind kind, const BenchOptions& options, const BenchProgress& progress) {
-  UNFOLD_TRY(CheckOptions(options));
+  UNFOLD_TRY(CheckOptions(kind, options));
   UNFOLD_TRY_ASSIGN(const std::unique_ptr<BenchRun> run, BenchRun::Make(options, progress));
   BenchReport report;
   report.backend = run->backend().name();

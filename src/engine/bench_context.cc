@@ -116,6 +116,7 @@ Status BenchContext::MakePool(BenchRun& run) {
   UNFOLD_TRY_ASSIGN(pool_.page_call, memory.Zeros(DType::kInt32, {pages}));
   UNFOLD_TRY_ASSIGN(pool_.raw, memory.Zeros(DType::kInt8, {1, sizeof(RawRows)}));
   UNFOLD_TRY_ASSIGN(pool_.counts, memory.Zeros(DType::kInt8, {sizeof(PageCounts)}));
+  UNFOLD_TRY_ASSIGN(found_, memory.Zeros(DType::kInt8, {sizeof(PagesFound)}));
   UNFOLD_TRY_ASSIGN(pool_.missing, memory.Zeros(DType::kInt32, {1}));
   PageCounts counts;
   counts.num_used = static_cast<std::int32_t>(pages);

@@ -40,6 +40,7 @@ class BenchContext {
   const std::vector<ContextView>& copies() const { return copies_; }
   const PagePool& pool() const { return pool_; }
   const Tensor& places() const { return places_; }  // of UnfoldChunksArgs, for layer 0
+  const Tensor& found() const { return found_; }    // likewise
   std::int64_t end_position() const { return tables_.num_tokens; }
 
  private:
@@ -51,7 +52,7 @@ class BenchContext {
 
   BenchTables tables_;
   PagePool pool_;
-  Tensor places_;
+  Tensor places_, found_;
   std::vector<ContextView> copies_;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers over placed documents, as Generator makes them, through the same working set, query attention and model: time
-// to the first token, and time a token after it. The documents are random, and so are the tokens of question and
-// answer; the answer goes on whatever the logits say.
+// to the first token, and time a token after it, of one answer or of several in one step. The documents are random, and
+// so are the tokens of question and answer; the answer goes on whatever the logits say.
 #include <algorithm>
 
 #include "engine/bench_run.h"
@@ -32,12 +32,15 @@ class AnswerBench {
   }
   double NeededBytes() const;
   std::uint64_t RawBytes() const;
-  // Parts of one `source` share unfolded pages.
+  std::uint64_t batch() const { return static_cast<std::uint64_t>(run_.options().batch); }
+  // Parts of one `source` share unfolded pages; so do those of one place in a batch.
   Status Place(std::uint64_t source);
   Status AskQuestion();
   // The steps of an answer after its question; seconds of each but the first ones.
   Status Answer(std::string_view doing, std::vector<double>& seconds);
+  Status CommitPass();
   double StepBytes() const;
+  double ContextBytes(const WorkingSet& context, const AttentionReport& report) const;
   void Describe(BenchFigure& figure) const;
 
   BenchRun& run_;
@@ -47,8 +50,8 @@ class AnswerBench {
   std::unique_ptr<UnfoldCache> cache_;
   CausalKv prefix_;  // of no token
   std::vector<TokenId> question_, answer_;
-  std::unique_ptr<WorkingSet> working_set_;
-  std::unique_ptr<QueryAttention> attention_;
+  std::vector<std::unique_ptr<WorkingSet>> working_sets_;  // of each answer of a batch
+  std::vector<std::unique_ptr<QueryAttention>> attentions_;
   std::vector<float> logits_;
 };
 
@@ -59,7 +62,7 @@ double AnswerBench::NeededBytes() const {
   const auto tokens = static_cast<double>(run_.options().context_tokens);
   const auto chunks = static_cast<double>(documents_->num_chunks());
   const double rows = run_.options().full_attention ? tokens : chunks * (1.5 + run_.rules().max_chunk_tokens());
-  return CostOf(shape_).weight_bytes + shape_.num_layers * rows * row;
+  return CostOf(shape_).weight_bytes + static_cast<double>(batch()) * shape_.num_layers * rows * row;
 }
 
 // Of all documents, as the bench stores it, and something for what blocks leave free.
@@ -67,7 +70,7 @@ std::uint64_t AnswerBench::RawBytes() const {
   if (run_.options().full_attention) return 0;
   const auto row =
       static_cast<std::uint64_t>(2 * shape_.num_layers * shape_.kv_heads * shape_.head_dim) * DTypeBytes(DType::kBF16);
-  return row * static_cast<std::uint64_t>(run_.options().context_tokens) * 5 / 4;
+  return row * batch() * static_cast<std::uint64_t>(run_.options().context_tokens) * 5 / 4;
 }
 
 Status AnswerBench::Open() {
@@ -84,7 +87,8 @@ Status AnswerBench::Open() {
   const int page_tokens = run_.rules().max_chunk_tokens();
   const std::uint64_t row_bytes =
       2 * DTypeBytes(model_->kv_type()) * static_cast<std::uint64_t>(shape_.kv_heads * shape_.head_dim);
-  const std::uint64_t chunks = options.full_attention ? 0 : static_cast<std::uint64_t>(documents_->num_chunks());
+  const std::uint64_t chunks =
+      options.full_attention ? 0 : batch() * static_cast<std::uint64_t>(documents_->num_chunks());
   const std::uint64_t page_bytes = chunks * shape_.num_layers * row_bytes * page_tokens;
   // Gists are kept too: half a row more than chunks have, for levels and sinks.
   const std::uint64_t gist_bytes = chunks * shape_.num_layers * row_bytes * 3 / 2;
@@ -96,76 +100,108 @@ Status AnswerBench::Open() {
 }
 
 Status AnswerBench::Place(std::uint64_t source) {
-  attention_.reset();
-  working_set_.reset();  // its memory, before more is asked for
-  std::vector<PartRef> parts = AllParts(documents_, source);
-  if (run_.options().full_attention) {
-    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::PlaceDense(*model_, *cache_, std::move(parts), 0, kDenseBatchTokens,
-                                                           Check("encode the documents as plain text")));
-  } else {
-    UNFOLD_TRY_ASSIGN(working_set_, WorkingSet::Place(*model_, *cache_, run_.rules(), std::move(parts), 0));
+  attentions_.clear();
+  working_sets_.clear();  // their memory, before more is asked for
+  for (std::uint64_t i = 0; i < batch(); ++i) {
+    std::vector<PartRef> parts = AllParts(documents_, source * batch() + i);
+    std::unique_ptr<WorkingSet>& placed = working_sets_.emplace_back();
+    if (run_.options().full_attention) {
+      UNFOLD_TRY_ASSIGN(placed, WorkingSet::PlaceDense(*model_, *cache_, std::move(parts), 0, kDenseBatchTokens,
+                                                       Check("encode the documents as plain text")));
+    } else {
+      UNFOLD_TRY_ASSIGN(placed, WorkingSet::Place(*model_, *cache_, run_.rules(), std::move(parts), 0));
+    }
   }
   return Status::Ok();
 }
 
 Status AnswerBench::AskQuestion() {
-  SelectionBudget budget;
-  budget.top_k = UnfoldTopK(run_, working_set_->num_tokens() + working_set_->num_gists(), working_set_->num_chunks());
+  attentions_.clear();
   const auto capacity = static_cast<std::int64_t>(question_.size() + answer_.size());
-  UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*model_, shape_.num_layers, capacity));
-  attention_ = std::make_unique<QueryAttention>(*model_, prefix_, 0, working_set_.get(), std::move(tail), budget,
-                                                Check("read the question"));
-  return RunQueryPass(*model_, *attention_, question_, /*decode=*/false, logits_);
+  for (const std::unique_ptr<WorkingSet>& context : working_sets_) {
+    SelectionBudget budget;
+    budget.top_k = UnfoldTopK(run_, context->num_tokens() + context->num_gists(), context->num_chunks());
+    UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*model_, shape_.num_layers, capacity));
+    attentions_.push_back(std::make_unique<QueryAttention>(*model_, prefix_, 0, context.get(), std::move(tail), budget,
+                                                           Check("read the question")));
+    UNFOLD_TRY(RunQueryPass(*model_, *attentions_.back(), question_, /*decode=*/false, logits_));
+  }
+  return Status::Ok();
+}
+
+Status AnswerBench::CommitPass() {
+  for (const auto& attention : attentions_) UNFOLD_TRY(attention->CommitPass());
+  return Status::Ok();
 }
 
 Status AnswerBench::Answer(std::string_view doing, std::vector<double>& seconds) {
+  std::vector<QueryAttention*> attentions;
+  for (const auto& attention : attentions_) attentions.push_back(attention.get());
   for (std::size_t i = 0; i < answer_.size(); ++i) {
     UNFOLD_TRY(run_.Check(doing));
+    const std::vector<TokenId> tokens(attentions.size(), answer_[i]);
     const double begin = SecondsNow();
-    UNFOLD_TRY(attention_->CommitPass());
-    UNFOLD_TRY(RunQueryPass(*model_, *attention_, std::span(answer_).subspan(i, 1), /*decode=*/true, logits_));
+    UNFOLD_TRY(CommitPass());
+    UNFOLD_TRY(RunDecodeStep(*model_, attentions, tokens).status());
     if (i >= kWarmSteps) seconds.push_back(SecondsNow() - begin);
   }
   return Status::Ok();
 }
 
-// The least that a step reads: weights; of each layer the sinks and the tail; gist keys of the coarsest level, and of
-// those below at least the ones that were chosen; KV of the chosen. Layer 0 reads gist keys alone, and no raw tokens.
+// The least that a step reads: weights, and of each answer its context.
 double AnswerBench::StepBytes() const {
+  double bytes = CostOf(shape_).decode_bytes;
+  for (std::size_t i = 0; i < attentions_.size(); ++i) {
+    bytes += ContextBytes(*working_sets_[i], attentions_[i]->report());
+  }
+  return bytes;
+}
+
+// Of each layer the sinks and the tail; gist keys of the coarsest level, and of those below at least the ones that were
+// chosen; KV of the chosen. Layer 0 reads gist keys alone, and no raw tokens.
+double AnswerBench::ContextBytes(const WorkingSet& context, const AttentionReport& report) const {
   const double head_row = static_cast<double>(shape_.head_dim) * static_cast<double>(DTypeBytes(model_->kv_type()));
   const double heads = shape_.kv_heads, layers = shape_.num_layers;
   const double tail = static_cast<double>(question_.size()) + static_cast<double>(answer_.size()) / 2;
-  const double weights = CostOf(shape_).decode_bytes;
   if (run_.options().full_attention) {
-    return weights + 2 * layers * heads * head_row * (static_cast<double>(working_set_->num_tokens()) + tail);
+    return 2 * layers * heads * head_row * (static_cast<double>(context.num_tokens()) + tail);
   }
-  const ContextView view = working_set_->View(0);
-  const auto chunks = static_cast<double>(working_set_->num_chunks());
+  const ContextView view = context.View(0);
+  const auto chunks = static_cast<double>(context.num_chunks());
   const auto sinks = static_cast<double>(view.sink_k.dims[1]);
-  const AttentionReport& report = attention_->report();
   const double chosen =
       chunks * report.chosen_share_sum / static_cast<double>(std::max<std::int64_t>(1, report.num_shares));
-  const double raw = chosen * (static_cast<double>(working_set_->num_tokens()) - sinks) / chunks;
+  const double raw = chosen * (static_cast<double>(context.num_tokens()) - sinks) / chunks;
   const auto coarsest = static_cast<double>(view.gists[view.num_levels - 1].k.dims[1]);
   const double scored = view.num_levels > 1 ? coarsest + chosen : coarsest;
-  const double first_layer = static_cast<double>(working_set_->num_gists()) + 2 * (sinks + tail);
-  return weights + heads * head_row * (first_layer + (layers - 1) * (scored + 2 * (chosen + raw + sinks + tail)));
+  const double first_layer = static_cast<double>(context.num_gists()) + 2 * (sinks + tail);
+  return heads * head_row * (first_layer + (layers - 1) * (scored + 2 * (chosen + raw + sinks + tail)));
 }
 
+// Counts are sums over a batch, but for those of one answer's context.
 void AnswerBench::Describe(BenchFigure& figure) const {
-  figure.counts.insert(figure.counts.end(), {{"context_tokens", static_cast<double>(working_set_->num_tokens())},
-                                             {"documents", static_cast<double>(working_set_->parts().size())},
+  const WorkingSet& first = *working_sets_.front();
+  figure.counts.insert(figure.counts.end(), {{"batch", static_cast<double>(batch())},
+                                             {"context_tokens", static_cast<double>(first.num_tokens())},
+                                             {"documents", static_cast<double>(first.parts().size())},
                                              {"weight_bytes", CostOf(shape_).decode_bytes}});
   if (run_.options().full_attention) return;
-  const AttentionReport& report = attention_->report();
-  const double shares = static_cast<double>(std::max<std::int64_t>(1, report.num_shares));
-  figure.counts.insert(figure.counts.end(), {{"chunks", static_cast<double>(working_set_->num_chunks())},
+  double share = 0, shares = 0, hit = 0, missed = 0, bytes = 0, repeated = 0;
+  for (std::size_t i = 0; i < attentions_.size(); ++i) {
+    share += attentions_[i]->report().chosen_share_sum;
+    shares += static_cast<double>(attentions_[i]->report().num_shares);
+    hit += static_cast<double>(working_sets_[i]->pages_hit());
+    missed += static_cast<double>(working_sets_[i]->pages_missed());
+    bytes += static_cast<double>(working_sets_[i]->unfolded_bytes());
+    repeated += static_cast<double>(attentions_[i]->passes_repeated());
+  }
+  figure.counts.insert(figure.counts.end(), {{"chunks", static_cast<double>(first.num_chunks())},
                                              {"compression", Compression(run_.options())},
-                                             {"chosen_share", report.chosen_share_sum / shares},
-                                             {"pages_hit", static_cast<double>(working_set_->pages_hit())},
-                                             {"pages_missed", static_cast<double>(working_set_->pages_missed())},
-                                             {"unfolded_bytes", static_cast<double>(working_set_->unfolded_bytes())},
-                                             {"passes_repeated", static_cast<double>(attention_->passes_repeated())}});
+                                             {"chosen_share", share / std::max(1.0, shares)},
+                                             {"pages_hit", hit},
+                                             {"pages_missed", missed},
+                                             {"unfolded_bytes", bytes},
+                                             {"passes_repeated", repeated}});
 }
 
 Status AnswerBench::Decode(std::vector<BenchFigure>& figures) {
@@ -174,10 +210,10 @@ Status AnswerBench::Decode(std::vector<BenchFigure>& figures) {
     std::vector<double> seconds;
     UNFOLD_TRY(AskQuestion());
     UNFOLD_TRY(Answer(what, seconds));
-    UNFOLD_TRY(attention_->CommitPass());
-    UNFOLD_TRY(attention_->UpdateReport());
+    UNFOLD_TRY(CommitPass());
+    for (const auto& attention : attentions_) UNFOLD_TRY(attention->UpdateReport());
     BenchFigure figure = run_.Figure(what, StepBytes(), std::move(seconds));
-    figure.counts.emplace_back("tokens_per_s", 1e3 / figure.median_ms);
+    figure.counts.emplace_back("tokens_per_s", 1e3 * static_cast<double>(batch()) / figure.median_ms);
     Describe(figure);
     figures.push_back(std::move(figure));
     return Status::Ok();
@@ -207,9 +243,9 @@ Status AnswerBench::Ttft(std::vector<BenchFigure>& figures) {
       seconds.push_back(SecondsNow() - begin);
       place_seconds.push_back(placed - begin);
     }
-    UNFOLD_TRY(attention_->CommitPass());
-    UNFOLD_TRY(attention_->UpdateReport());
-    const double stored = static_cast<double>(working_set_->kv_bytes_read());
+    UNFOLD_TRY(CommitPass());
+    for (const auto& attention : attentions_) UNFOLD_TRY(attention->UpdateReport());
+    const double stored = static_cast<double>(working_sets_.front()->kv_bytes_read());
     BenchFigure figure = run_.Figure(what, weights + stored, std::move(seconds));
     figure.counts.emplace_back("place_ms", run_.Figure(what, 0, std::move(place_seconds)).median_ms);
     figure.counts.emplace_back("question_tokens", static_cast<double>(kQuestionTokens));

@@ -150,7 +150,8 @@ Status LayerBench::FindPages(const Step& step) {
                                       .chosen = step.chosen[0],
                                       .rope = rope_.table(),
                                       .pool = context_.pool(),
-                                      .chunks = step.attend.chunks});
+                                      .chunks = step.attend.chunks,
+                                      .found = context_.found()});
 }
 
 Status LayerBench::ScoreAll(const Step& step) {

@@ -124,18 +124,30 @@ Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden
   return AddProduct(gate, weights.down, hidden);
 }
 
-Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
-  UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, backend_.WorkingType(compute_), {1, config_.model_dim}));
-  UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {1, config_.vocab_size}));
-  UNFOLD_TRY(backend_.RmsNorm({.x = hidden_view_.Rows(row, row + 1),
+Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int64_t end, std::int64_t to) {
+  const std::int64_t rows = end - begin;
+  UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, backend_.WorkingType(compute_), {rows, config_.model_dim}));
+  UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {rows, config_.vocab_size}));
+  UNFOLD_TRY(backend_.RmsNorm({.x = hidden_view_.Rows(begin, end),
                                .weight = weights_.final_norm,
                                .epsilon = config_.norm_epsilon,
                                .out = normed}));
   MatMulArgs product = Product(normed, weights_.output, out);
-  product.query = true;  // one row, whatever the pass was
+  product.query = true;  // few rows, whatever the pass was
   UNFOLD_TRY(backend_.MatMul(product));
-  logits.resize(config_.vocab_size);
-  return backend_.Download(logits.data(), out);
+  const auto first = static_cast<std::size_t>(to * config_.vocab_size), count = static_cast<std::size_t>(out.size());
+  if (host_logits_.bytes() < (first + count) * sizeof(float)) {
+    UNFOLD_TRY_ASSIGN(host_logits_, backend_.AllocateHost((first + count) * sizeof(float)));
+  }
+  float* host = static_cast<float*>(host_logits_.data()) + first;
+  UNFOLD_TRY(backend_.Download(host, out));
+  return std::span<const float>(host, count);
+}
+
+Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
+  UNFOLD_TRY_ASSIGN(const std::span<const float> values, Logits(row, row + 1));
+  logits.assign(values.begin(), values.end());
+  return Status::Ok();
 }
 
 }  // namespace unfold

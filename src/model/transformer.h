@@ -70,7 +70,10 @@ class Transformer {
   // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
   Status Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options);
   Status Run(std::span<const TokenId> ids, LayerAttention& attention) { return Run(ids, attention, PassOptions{}); }
-  // Logits of row `row` of the last full pass, V floats on the host.
+  // Logits of rows [begin, end) of the last full pass, V floats each, in host memory of the model's own, from row `to`
+  // on; what stands there is valid until a call that writes it, or asks for more memory.
+  Result<std::span<const float>> Logits(std::int64_t begin, std::int64_t end, std::int64_t to = 0);
+  // Of one row.
   Status Logits(std::int64_t row, std::vector<float>& logits);
 
  private:
@@ -101,6 +104,7 @@ class Transformer {
   // slice, F]. What products alone read and write is of the backend's WorkingType.
   ScratchBuffer ids_, hidden_, normed_, q_, k_, v_, attended_, gate_, up_, row_, logits_;
   Tensor hidden_view_;
+  Buffer host_logits_;
 };
 
 }  // namespace unfold

@@ -24,15 +24,15 @@ Tensor CausalKv::View(int layer, int which) const {
   return Tensor(data, type_, {kv_heads_, capacity_, head_dim_});
 }
 
-Status CausalKv::Append(Transformer& model, int layer, std::int64_t row_begin, const Tensor& keys, const Tensor& values,
-                        const Tensor& positions) {
-  return model.backend().Unfold({.k = keys,
-                                 .v = values,
-                                 .positions = positions,
-                                 .rope = model.rope(),
-                                 .row_begin = row_begin,
-                                 .out_k = k(layer),
-                                 .out_v = v(layer)});
+UnfoldArgs CausalKv::Append(const Transformer& model, int layer, std::int64_t row_begin, const Tensor& keys,
+                            const Tensor& values, const Tensor& positions) const {
+  return {.k = keys,
+          .v = values,
+          .positions = positions,
+          .rope = model.rope(),
+          .row_begin = row_begin,
+          .out_k = k(layer),
+          .out_v = v(layer)};
 }
 
 Status CausalAttention::Prepare(std::int64_t num_tokens, std::int64_t first) {
@@ -44,7 +44,7 @@ Status CausalAttention::Prepare(std::int64_t num_tokens, std::int64_t first) {
 }
 
 Status CausalAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  UNFOLD_TRY(kv_.Append(model_, layer, first_, k, v, positions_));
+  UNFOLD_TRY(model_.backend().Unfold(kv_.Append(model_, layer, first_, k, v, positions_)));
   if (q.data == nullptr) return Status::Ok();
   SparseAttentionArgs args;
   args.q = q;

@@ -19,9 +19,9 @@ class CausalKv {
   // Room for `capacity` tokens in each of `num_layers` layers.
   static Result<CausalKv> Make(Transformer& model, int num_layers, std::int64_t capacity);
 
-  // Writes rows [row_begin, row_begin + T) of `layer`: k and v [T, Hk, D] as the layer computed them.
-  Status Append(Transformer& model, int layer, std::int64_t row_begin, const Tensor& k, const Tensor& v,
-                const Tensor& positions);
+  // What writes rows [row_begin, row_begin + T) of `layer`: k and v [T, Hk, D] as the layer computed them.
+  UnfoldArgs Append(const Transformer& model, int layer, std::int64_t row_begin, const Tensor& k, const Tensor& v,
+                    const Tensor& positions) const;
 
   std::int64_t capacity() const { return capacity_; }
   Tensor k(int layer) const { return View(layer, 0); }  // [Hk, capacity, D] of the model's kv_type

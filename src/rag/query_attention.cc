@@ -143,9 +143,41 @@ Status QueryAttention::UpdateReport() {
 
 Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
   UNFOLD_TRY(check_());
-  UNFOLD_TRY(tail_.Append(model_, layer, tail_tokens_, k, v, positions_));
+  QueryAttention* const own = this;
+  return Attend(std::span(&own, 1), layer, q, k, v, out);
+}
+
+Status QueryAttention::Attend(std::span<QueryAttention* const> questions, int layer, const Tensor& q, const Tensor& k,
+                              const Tensor& v, const Tensor& out) {
+  Backend& backend = questions.front()->model_.backend();
+  std::vector<UnfoldArgs> appended;
+  std::int64_t row = 0;
+  for (const QueryAttention* own : questions) {
+    const std::int64_t end = row + own->pass_tokens_;
+    appended.push_back(own->tail_.Append(own->model_, layer, own->tail_tokens_, k.Rows(row, end), v.Rows(row, end),
+                                         own->positions_));
+    row = end;
+  }
+  UNFOLD_TRY(backend.Unfold(appended));
   if (q.data == nullptr) return Status::Ok();  // the last layer of a pass that is after keys alone
-  SparseAttentionArgs args;
+  std::vector<LayerPart> parts(questions.size());
+  row = 0;
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    const std::int64_t end = row + questions[i]->pass_tokens_;
+    UNFOLD_TRY(questions[i]->FillPart(layer, q.Rows(row, end), out.Rows(row, end), parts[i]));
+    row = end;
+  }
+  UNFOLD_TRY(Choose(backend, layer, parts));
+  if (questions.front()->ahead_) return UnfoldAndAttend(backend, layer, parts);
+  // Each waits for its own raw KV, and what one has found another may take the place of.
+  for (LayerPart& part : parts) UNFOLD_TRY(UnfoldAndAttend(backend, layer, std::span(&part, 1)));
+  return Status::Ok();
+}
+
+// Everything that is known before choosing.
+Status QueryAttention::FillPart(int layer, const Tensor& q, const Tensor& out, LayerPart& part) {
+  part.of = this;
+  SparseAttentionArgs& args = part.args;
   args.q = q;
   args.positions = positions_;
   args.rope = model_.rope();
@@ -157,67 +189,104 @@ Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const
   args.tail_v = tail_.v(layer);
   args.tail_position = TailPosition();
   args.out = out;
-  ContextView view;
-  if (context_ != nullptr) {
-    view = context_->View(layer);
-    args.context = &view;
-    args.read = layer == 0 ? GistRead::kCollapsed : row_documents_.rank == 0 ? GistRead::kChosen : GistRead::kAll;
-    args.row_documents = row_documents_;
-    if (args.read == GistRead::kChosen && context_->num_chunks() > 0) {
-      UNFOLD_TRY(Select(layer, q, view, args));
-      args.page_k = context_->cache().page_k();
-      args.page_v = context_->cache().page_v();
-      args.chunk_mass = mass_;
+  if (context_ == nullptr) return Status::Ok();
+  part.view = context_->View(layer);
+  args.context = &part.view;
+  args.read = layer == 0 ? GistRead::kCollapsed : row_documents_.rank == 0 ? GistRead::kChosen : GistRead::kAll;
+  args.row_documents = row_documents_;
+  return args.read == GistRead::kChosen && context_->num_chunks() > 0 ? PrepareChoice(layer, part) : Status::Ok();
+}
+
+// Where scores and what is chosen go.
+Status QueryAttention::PrepareChoice(int layer, LayerPart& part) {
+  Backend& backend = model_.backend();
+  const std::int64_t kv_heads = model_.config().kv_heads;
+  SparseAttentionArgs& args = part.args;
+  args.page_k = context_->cache().page_k();
+  args.page_v = context_->cache().page_v();
+  args.chunk_mass = mass_;
+  for (int level = 0; level < part.view.num_levels; ++level) {
+    ChosenGists& chosen = args.chosen[level];
+    const std::int64_t gists = part.view.gists[level].k.dims[1];
+    UNFOLD_TRY_ASSIGN(chosen.gists, chosen_[level].Get(backend, DType::kInt32, {pass_tokens_, kv_heads, gists}));
+    if (level == 0) {
+      chosen.counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
+    } else {
+      UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, kv_heads}));
     }
   }
-  return model_.backend().SparseAttention(args);
+  const std::size_t turned = backend.TurnedQueryBytes(args.q, kv_heads, part.view.num_documents());
+  if (turned > 0 && turned <= kMostTurnedBytes) {
+    UNFOLD_TRY_ASSIGN(args.turned, turned_.Get(backend, DType::kInt8, {static_cast<std::int64_t>(turned)}));
+  }
+  UNFOLD_TRY_ASSIGN(args.chunks, chunks_.Get(backend, DType::kInt8,
+                                             {pass_tokens_, kv_heads, context_->num_chunks(), sizeof(ChosenChunk)}));
+  return Status::Ok();
+}
+
+// Chooses for every query row, coarse to fine.
+Status QueryAttention::Choose(Backend& backend, int layer, std::span<LayerPart> parts) {
+  int levels = 0;
+  for (const LayerPart& part : parts) levels = std::max(levels, part.chooses() ? part.view.num_levels : 0);
+  for (int level = levels - 1; level >= 0; --level) UNFOLD_TRY(ChooseLevel(backend, level, parts));
+  for (const LayerPart& part : parts) {
+    if (part.chooses() && part.of->first_counts_.empty()) UNFOLD_TRY(part.of->KeepFirst(layer, part.args.chosen[0]));
+  }
+  return Status::Ok();
 }
 
 // Scores the gists of one level, under what was chosen above it, and chooses.
-Status QueryAttention::SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
-  Backend& backend = model_.backend();
-  const ModelConfig& config = model_.config();
-  const std::int64_t gists = view.gists[level].k.dims[1];
-  const ChosenGists parents = level + 1 < view.num_levels ? args.chosen[level + 1] : ChosenGists{};
-  ChosenGists& chosen = args.chosen[level];
-  UNFOLD_TRY_ASSIGN(const Tensor scores, scores_.Get(backend, DType::kF32, {pass_tokens_, config.heads, gists}));
-  UNFOLD_TRY_ASSIGN(chosen.gists, chosen_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads, gists}));
-  if (level > 0) {
-    UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, config.kv_heads}));
+Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerPart> parts) {
+  std::vector<GistScoreArgs> scored;
+  std::vector<SelectChunksArgs> selected;
+  for (LayerPart& part : parts) {
+    if (!part.chooses() || level >= part.view.num_levels) continue;
+    QueryAttention& own = *part.of;
+    const SparseAttentionArgs& args = part.args;
+    const ModelConfig& config = own.model_.config();
+    const bool under = level + 1 < part.view.num_levels;
+    const ChosenGists parents = under ? args.chosen[level + 1] : ChosenGists{};
+    const std::int64_t gists = part.view.gists[level].k.dims[1];
+    UNFOLD_TRY_ASSIGN(const Tensor scores,
+                      own.scores_[level].Get(backend, DType::kF32, {own.pass_tokens_, config.heads, gists}));
+    scored.push_back({.q = args.q,
+                      .positions = args.positions,
+                      .rope = args.rope,
+                      .context = &part.view,
+                      .level = level,
+                      .parents = parents,
+                      .scores = scores,
+                      .turned = args.turned,
+                      .is_turned = under && args.turned.rank != 0});
+    selected.push_back({.scores = scores,
+                        .context = &part.view,
+                        .level = level,
+                        .parents = parents,
+                        .kv_heads = config.kv_heads,
+                        .top_k = own.budget_.top_k,
+                        .top_p = own.budget_.top_p,
+                        .scale = args.scale,
+                        .chosen = args.chosen[level]});
   }
-  UNFOLD_TRY(backend.GistScore({.q = q,
-                                .positions = positions_,
-                                .rope = model_.rope(),
-                                .context = &view,
-                                .level = level,
-                                .parents = parents,
-                                .scores = scores,
-                                .turned = args.turned,
-                                .is_turned = level + 1 < view.num_levels && args.turned.rank != 0}));
-  return backend.SelectChunks({.scores = scores,
-                               .context = &view,
-                               .level = level,
-                               .parents = parents,
-                               .kv_heads = config.kv_heads,
-                               .top_k = budget_.top_k,
-                               .top_p = budget_.top_p,
-                               .scale = args.scale,
-                               .chosen = chosen});
+  UNFOLD_TRY(backend.GistScore(scored));
+  return backend.SelectChunks(selected);
 }
 
-// Chooses for every query row, coarse to fine, and has the chosen chunks unfolded.
-Status QueryAttention::Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args) {
-  const std::int64_t kv_heads = model_.config().kv_heads;
-  args.chosen[0].counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
-  const std::size_t turned = model_.backend().TurnedQueryBytes(q, kv_heads, view.num_documents());
-  if (turned > 0 && turned <= kMostTurnedBytes) {
-    UNFOLD_TRY_ASSIGN(args.turned, turned_.Get(model_.backend(), DType::kInt8, {static_cast<std::int64_t>(turned)}));
+Status QueryAttention::UnfoldAndAttend(Backend& backend, int layer, std::span<LayerPart> parts) {
+  std::vector<UnfoldChunksArgs> unfolded;
+  std::vector<SparseAttentionArgs> attended;
+  for (const LayerPart& part : parts) {
+    const SparseAttentionArgs& args = attended.emplace_back(part.args);
+    if (!part.chooses()) continue;
+    WorkingSet& context = *part.of->context_;
+    if (!part.of->ahead_) {
+      UNFOLD_TRY(context.Unfold(layer, args.chosen[0], args.chunks));
+      continue;
+    }
+    UNFOLD_TRY_ASSIGN(unfolded.emplace_back(), context.Unfolding(layer, args.chosen[0], args.chunks));
   }
-  for (int level = view.num_levels - 1; level >= 0; --level) UNFOLD_TRY(SelectLevel(level, q, view, args));
-  UNFOLD_TRY_ASSIGN(args.chunks, chunks_.Get(model_.backend(), DType::kInt8,
-                                             {pass_tokens_, kv_heads, context_->num_chunks(), sizeof(ChosenChunk)}));
-  if (first_counts_.empty()) UNFOLD_TRY(KeepFirst(layer, args.chosen[0]));
-  return context_->Unfold(layer, args.chosen[0], args.chunks, !ahead_);
+  UNFOLD_TRY(backend.UnfoldChunks(unfolded));
+  return backend.SparseAttention(attended);
 }
 
 // The last row of the first pass is the first answer query. The lists stay on the device until they are reported.
@@ -243,6 +312,22 @@ Status QueryAttention::ReportFirst() {
   return Status::Ok();
 }
 
+namespace {
+
+// Attention of a pass in which every question has rows of its own.
+class AttentionOfMany : public LayerAttention {
+ public:
+  explicit AttentionOfMany(std::span<QueryAttention* const> questions) : questions_(questions) {}
+  Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
+    return QueryAttention::Attend(questions_, layer, q, k, v, out);
+  }
+
+ private:
+  std::span<QueryAttention* const> questions_;
+};
+
+}  // namespace
+
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
                     std::vector<float>& logits) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
@@ -255,6 +340,25 @@ Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<con
     if (!done) UNFOLD_TRY(attention.BeginAgain());
   }
   return Status::Ok();
+}
+
+Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
+                                             std::span<const TokenId> ids) {
+  for (QueryAttention* attention : attentions) {
+    UNFOLD_TRY(attention->BeginPass(1, model.backend().RunsBehind()));
+  }
+  const Transformer::PassOptions options{.num_layers = 0, .keys_only = false, .query = true};
+  AttentionOfMany all(attentions);
+  UNFOLD_TRY(model.Run(ids, all, options));
+  UNFOLD_TRY_ASSIGN(const std::span<const float> logits, model.Logits(0, static_cast<std::int64_t>(ids.size())));
+  for (std::size_t i = 0; i < attentions.size(); ++i) {
+    UNFOLD_TRY_ASSIGN(const bool done, attentions[i]->EndPass());
+    if (done) continue;
+    UNFOLD_TRY(attentions[i]->BeginAgain());
+    UNFOLD_TRY(model.Run(ids.subspan(i, 1), *attentions[i], options));
+    UNFOLD_TRY(model.Logits(0, 1, static_cast<std::int64_t>(i)).status());
+  }
+  return logits;
 }
 
 }  // namespace unfold

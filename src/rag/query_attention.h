@@ -35,7 +35,8 @@ struct AttentionReport {
   std::vector<std::vector<std::vector<std::int32_t>>> first_chosen;
 };
 
-// Thread-compatible. Model, prefix and working set must outlive it; `context` may be null (no documents).
+// One question's. Thread-compatible. Model, prefix and working set must outlive it; `context` may be null (no
+// documents).
 class QueryAttention : public LayerAttention {
  public:
   QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens, WorkingSet* context,
@@ -55,14 +56,27 @@ class QueryAttention : public LayerAttention {
   // Brings the report up to date with the passes that were counted.
   Status UpdateReport();
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
+  // The same for several questions in one pass: their rows stand one behind the other.
+  static Status Attend(std::span<QueryAttention* const> questions, int layer, const Tensor& q, const Tensor& k,
+                       const Tensor& v, const Tensor& out);
 
   const AttentionReport& report() const { return report_; }
   std::uint64_t passes_repeated() const { return passes_repeated_; }
 
  private:
+  // A question's part of a layer.
+  struct LayerPart {
+    QueryAttention* of = nullptr;
+    ContextView view;
+    SparseAttentionArgs args;
+    bool chooses() const { return args.page_k.rank != 0; }
+  };
   std::int64_t TailPosition() const { return context_ == nullptr ? prefix_tokens_ : context_->end_position(); }
-  Status Select(int layer, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
-  Status SelectLevel(int level, const Tensor& q, const ContextView& view, SparseAttentionArgs& args);
+  Status FillPart(int layer, const Tensor& q, const Tensor& out, LayerPart& part);
+  Status PrepareChoice(int layer, LayerPart& part);
+  static Status Choose(Backend& backend, int layer, std::span<LayerPart> parts);
+  static Status ChooseLevel(Backend& backend, int level, std::span<LayerPart> parts);
+  static Status UnfoldAndAttend(Backend& backend, int layer, std::span<LayerPart> parts);
   Status KeepFirst(int layer, const ChosenGists& chunks);
   Status ReportFirst();
   Status PrepareCounts();
@@ -81,8 +95,8 @@ class QueryAttention : public LayerAttention {
   Tensor row_documents_;  // in a pass over links: how many documents each row sees
   bool ahead_ = false;
   std::uint64_t passes_repeated_ = 0;
-  ScratchBuffer position_memory_, documents_memory_, scores_, mass_memory_, chunks_, chunk_counts_, turned_;
-  std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
+  ScratchBuffer position_memory_, documents_memory_, mass_memory_, chunks_, chunk_counts_, turned_;
+  std::array<ScratchBuffer, kMaxGistLevels> scores_, chosen_, counts_;
   Tensor positions_;
   Tensor pass_counts_;  // i32 [N, T, Hk]: chunks chosen in the pass, layer 0's not set
 
@@ -103,6 +117,11 @@ class QueryAttention : public LayerAttention {
 // expects to find what it attends in memory.
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
                     std::vector<float>& logits);
+
+// A step of several answers in one pass: ids[i] is the next token of attentions[i]. Logits of the tokens after them, V
+// each, in host memory, valid until the model's next pass.
+Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
+                                             std::span<const TokenId> ids);
 
 }  // namespace unfold
 

@@ -80,7 +80,8 @@ Status UnfoldCache::MakePages(int max_chunk_tokens, std::uint64_t page_bytes) {
   UNFOLD_TRY(Fill(backend, page_slot_.View(DType::kInt32, {num_pages}), -1));
   UNFOLD_TRY(Fill(backend, page_call_.View(DType::kInt32, {num_pages}), 0));
   UNFOLD_TRY_ASSIGN(counts_, backend.Allocate(sizeof(PageCounts)));
-  UNFOLD_TRY(backend.Upload(counts_.View(DType::kInt8, {sizeof(PageCounts)}), &last_counts_));
+  const PageCounts none;
+  UNFOLD_TRY(backend.Upload(counts_.View(DType::kInt8, {sizeof(PageCounts)}), &none));
   UNFOLD_TRY_ASSIGN(missing_, backend.Allocate(kMostMissing * sizeof(std::int32_t)));
   return Status::Ok();
 }
@@ -178,16 +179,10 @@ Status UnfoldCache::DropPages() {
   return Fill(backend, slot_page_.View(DType::kInt32, {slots_.size()}), -1);
 }
 
-Result<PageCounts> UnfoldCache::TakeCounts() {
+Result<PageCounts> UnfoldCache::Counts() {
   PageCounts counts;
   UNFOLD_TRY(model_.backend().Download(&counts, counts_.View(DType::kInt8, {sizeof(PageCounts)})));
-  PageCounts since = counts;
-  since.pages_hit -= last_counts_.pages_hit;
-  since.pages_unfolded -= last_counts_.pages_unfolded;
-  since.raw_bytes -= last_counts_.raw_bytes;
-  since.left_out -= last_counts_.left_out;
-  last_counts_ = counts;
-  return since;
+  return counts;
 }
 
 Result<std::vector<std::int32_t>> UnfoldCache::Missing(const PageCounts& counts) {

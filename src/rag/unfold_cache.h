@@ -64,8 +64,8 @@ class UnfoldCache {
   // Forgets all pages; their chunks are unfolded again when they are next chosen. Waits for all work.
   Status DropPages();
 
-  // Waits for all work. Sums are those since the last call of this.
-  Result<PageCounts> TakeCounts();
+  // Waits for all work.
+  Result<PageCounts> Counts();
   // What the last UnfoldChunks missed, as far as it could tell; indices of blocks.
   Result<std::vector<std::int32_t>> Missing(const PageCounts& counts);
 
@@ -94,7 +94,6 @@ class UnfoldCache {
   RangeAllocator slots_, block_places_;
   std::list<Part> parts_;  // the last held first
   std::unordered_map<PartKey, std::list<Part>::iterator, PartKeyHash> part_of_;
-  PageCounts last_counts_;
 };
 
 }  // namespace unfold

@@ -67,6 +67,10 @@ Status WorkingSet::UploadTables() {
   UNFOLD_TRY(upload(segment_sink_, device_sink_));
   UNFOLD_TRY_ASSIGN(device_places_, model_.backend().Allocate(places_.size() * sizeof(ChunkPlace)));
   UNFOLD_TRY(model_.backend().Upload(PlacesView(), places_.data()));
+  if (device_found_.data() == nullptr) {
+    UNFOLD_TRY_ASSIGN(device_found_, model_.backend().Allocate(sizeof(PagesFound)));
+    UNFOLD_TRY(model_.backend().Upload(FoundView(), &last_found_));
+  }
   for (Level& level : levels_) {
     UNFOLD_TRY(upload(level.segment, level.device_segment));
     UNFOLD_TRY(upload(level.child, level.device_child));
@@ -354,32 +358,46 @@ std::uint64_t WorkingSet::RawBlockBytes() const {
          config.head_dim * sizeof(float);
 }
 
-Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks, bool wait) {
+Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& chosen, const Tensor& chunks) {
+  UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks, FoundView()};
+  UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
+  return args;
+}
+
+Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
   for (std::uint64_t unfolded = 0;;) {
-    UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks};
-    UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
+    UNFOLD_TRY_ASSIGN(const UnfoldChunksArgs args, Unfolding(layer, chosen, chunks));
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
-    if (!wait) return Status::Ok();
-    UNFOLD_TRY_ASSIGN(const PageCounts since, cache_.TakeCounts());
-    if (since.pages_lacking > 0) {
+    UNFOLD_TRY_ASSIGN(const PagesFound since, TakeFound());
+    UNFOLD_TRY_ASSIGN(const PageCounts counts, cache_.Counts());
+    if (counts.pages_lacking > 0) {
       return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
                                        std::to_string(cache_.num_pages()) +
                                        " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
     }
     pages_missed_ += since.pages_unfolded;
     unfolded_bytes_ += since.raw_bytes;
-    if (since.num_missing == 0) {
+    if (counts.num_missing == 0) {
       pages_hit_ += since.pages_hit - unfolded;  // those of the calls before were no hits
       return Status::Ok();
     }
     unfolded += since.pages_unfolded;
-    UNFOLD_TRY_ASSIGN(std::vector<std::int32_t> missing, cache_.Missing(since));
+    UNFOLD_TRY_ASSIGN(std::vector<std::int32_t> missing, cache_.Missing(counts));
     UNFOLD_TRY(ReadMissing(layer, std::move(missing)));
   }
 }
 
+Result<PagesFound> WorkingSet::TakeFound() {
+  PagesFound found;
+  UNFOLD_TRY(model_.backend().Download(&found, FoundView()));
+  const PagesFound since{found.pages_hit - last_found_.pages_hit, found.pages_unfolded - last_found_.pages_unfolded,
+                         found.raw_bytes - last_found_.raw_bytes, found.left_out - last_found_.left_out};
+  last_found_ = found;
+  return since;
+}
+
 Result<bool> WorkingSet::EndPass() {
-  UNFOLD_TRY_ASSIGN(const PageCounts since, cache_.TakeCounts());
+  UNFOLD_TRY_ASSIGN(const PagesFound since, TakeFound());
   if (since.left_out > 0) return false;  // the pass is done again, and counted then
   pages_hit_ += since.pages_hit;
   pages_missed_ += since.pages_unfolded;

@@ -60,11 +60,11 @@ class WorkingSet {
   std::int64_t num_chunks() const { return static_cast<std::int64_t>(places_.size()); }
   std::int32_t end_position() const { return end_position_; }
 
-  // Unfolds the chosen chunks at `layer`; fills `chunks` as UnfoldChunks does. With `wait` it reads
-  // what is not in memory and leaves nothing out; without, the backend may still be at it on return, and what was left
-  // out shows in EndPass.
-  Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks, bool wait);
-  // After all layers of a pass: takes its counts. Whether no chosen chunk was left out.
+  // What unfolds the chosen chunks at `layer`. What it leaves out shows in EndPass.
+  Result<UnfoldChunksArgs> Unfolding(int layer, const ChosenGists& chosen, const Tensor& chunks);
+  // Unfolds them, reads what is not in memory and leaves nothing out.
+  Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks);
+  // After all layers of a pass that did not wait: takes its counts. Whether no chosen chunk was left out.
   Result<bool> EndPass();
   ContextView View(int layer) const;
   const UnfoldCache& cache() const { return cache_; }
@@ -108,12 +108,17 @@ class WorkingSet {
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
   Tensor PlacesView() const;
+  Tensor FoundView() const { return device_found_.View(DType::kInt8, {sizeof(PagesFound)}); }
+  // What was found since the last call of this. Waits for all work.
+  Result<PagesFound> TakeFound();
 
   Transformer& model_;
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
   std::vector<std::int32_t> segment_offset_, segment_sink_;
   Buffer device_offset_, device_sink_, device_places_;
+  Buffer device_found_;  // PagesFound
+  PagesFound last_found_;
   std::vector<Level> levels_;
   std::vector<ChunkPlace> places_;  // by chunk
   Buffer kv_memory_;                // of all layers

@@ -14,8 +14,9 @@ class OpErrors : public ::testing::TestWithParam<Candidate> {
   void SetUp() override { backend_ = GetParam().make(); }
 
   // Changes a copy of valid `args` and expects a refusal that names `field`.
-  template <typename Args, typename Call, typename Change>
-  void Refused(const Args& args, Call call, std::string_view op, std::string_view field, Change change) {
+  template <typename Args, typename Change>
+  void Refused(const Args& args, Status (Backend::*call)(const Args&), std::string_view op, std::string_view field,
+               Change change) {
     Args changed = args;
     change(changed);
     const Status status = ((*backend_).*call)(changed);

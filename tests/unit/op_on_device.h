@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -169,42 +170,55 @@ class OnDevice final : public Backend {
       a.q = mirror(a.q), a.k = mirror(a.k), a.v = mirror(a.v), a.out = mirror(a.out);
     });
   }
-  Status DoUnfold(const UnfoldArgs& args) override {
-    return Call(&Backend::Unfold, args, [](UnfoldArgs& a, Mirrors& mirror) {
+  // The same for several requests.
+  template <typename Args, typename Replace>
+  Status CallMany(Status (Backend::*operation)(std::span<const Args>), std::span<const Args> requests,
+                  Replace replace) {
+    std::vector<Args> all(requests.begin(), requests.end());
+    std::vector<ContextView> contexts(all.size());
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if constexpr (requires { all[i].context; }) {
+        if (all[i].context != nullptr) {
+          contexts[i] = *all[i].context;
+          OnDevice::Replace(mirror, contexts[i]);
+          all[i].context = &contexts[i];
+        }
+      }
+      replace(all[i], mirror);
+    }
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(((*device_).*operation)(all));
+    return mirror.BringBack();
+  }
+
+  Status DoUnfold(std::span<const UnfoldArgs> requests) override {
+    return CallMany(&Backend::Unfold, requests, [](UnfoldArgs& a, Mirrors& mirror) {
       Replace(mirror, a.rope);
       for (Tensor* tensor : {&a.k, &a.v, &a.k_scale, &a.v_scale, &a.positions, &a.out_k, &a.out_v}) {
         *tensor = mirror(*tensor);
       }
     });
   }
-  Status DoGistScore(const GistScoreArgs& args) override {
-    ContextView context = *args.context;
-    return Call(&Backend::GistScore, args, [&context](GistScoreArgs& a, Mirrors& mirror) {
-      Replace(mirror, context);
+  Status DoGistScore(std::span<const GistScoreArgs> requests) override {
+    return CallMany(&Backend::GistScore, requests, [](GistScoreArgs& a, Mirrors& mirror) {
       Replace(mirror, a.rope);
       Replace(mirror, a.parents);
-      a.context = &context;
       a.q = mirror(a.q), a.positions = mirror(a.positions), a.scores = mirror(a.scores);
       a.turned = mirror.Structs(a.turned);
     });
   }
-  Status DoSelectChunks(const SelectChunksArgs& args) override {
-    ContextView context = args.context == nullptr ? ContextView() : *args.context;
-    return Call(&Backend::SelectChunks, args, [&context](SelectChunksArgs& a, Mirrors& mirror) {
-      Replace(mirror, context);
-      if (a.context != nullptr) a.context = &context;
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override {
+    return CallMany(&Backend::SelectChunks, requests, [](SelectChunksArgs& a, Mirrors& mirror) {
       Replace(mirror, a.parents);
       Replace(mirror, a.chosen);
       a.scores = mirror(a.scores);
     });
   }
-  Status DoSparseAttention(const SparseAttentionArgs& args) override {
-    ContextView context = args.context == nullptr ? ContextView() : *args.context;
-    return Call(&Backend::SparseAttention, args, [&context](SparseAttentionArgs& a, Mirrors& mirror) {
-      Replace(mirror, context);
+  Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override {
+    return CallMany(&Backend::SparseAttention, requests, [](SparseAttentionArgs& a, Mirrors& mirror) {
       Replace(mirror, a.rope);
       for (ChosenGists& chosen : a.chosen) Replace(mirror, chosen);
-      if (a.context != nullptr) a.context = &context;
       for (Tensor* tensor : {&a.q, &a.positions, &a.row_documents, &a.chunk_mass, &a.out}) {
         *tensor = mirror(*tensor);
       }
@@ -215,8 +229,8 @@ class OnDevice final : public Backend {
     });
   }
   // Raw rows stay where they are: the caller has them from AllocateHost.
-  Status DoUnfoldChunks(const UnfoldChunksArgs& args) override {
-    return Call(&Backend::UnfoldChunks, args, [](UnfoldChunksArgs& a, Mirrors& mirror) {
+  Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override {
+    return CallMany(&Backend::UnfoldChunks, requests, [](UnfoldChunksArgs& a, Mirrors& mirror) {
       Replace(mirror, a.rope);
       Replace(mirror, a.chosen);
       PagePool& pool = a.pool;
@@ -224,7 +238,7 @@ class OnDevice final : public Backend {
         *tensor = mirror(*tensor);
       }
       for (Tensor* tensor : {&pool.page_k, &pool.page_v}) *tensor = mirror.Kv(*tensor);
-      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks, &a.places}) *tensor = mirror.Structs(*tensor);
+      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks, &a.places, &a.found}) *tensor = mirror.Structs(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {

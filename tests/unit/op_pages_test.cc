@@ -43,6 +43,7 @@ class Pages {
   std::int64_t chunks() const { return static_cast<std::int64_t>(places_.size()); }
   std::int64_t kv_heads() const { return kv_heads_; }
   const PageCounts& counts() const { return counts_; }
+  const PagesFound& found() const { return found_; }
   const std::vector<std::int32_t>& missing() const { return missing_; }
   void MissingHolds(std::size_t count) { missing_.assign(count, -1); }
   const ChunkPlace& PlaceOf(std::int64_t chunk) const { return places_[chunk]; }
@@ -86,6 +87,7 @@ class Pages {
     args.rope = rope_.table();
     args.pool = Pool();
     args.chunks = Tensor(entries_.data(), DType::kInt8, {rows, kv_heads_, chunks(), sizeof(ChosenChunk)});
+    args.found = Tensor(&found_, DType::kInt8, {sizeof(PagesFound)});
     return backend.UnfoldChunks(args);
   }
 
@@ -225,6 +227,7 @@ class Pages {
   std::vector<std::uint32_t> page_call_;
   Guarded slot_page_;
   PageCounts counts_;
+  alignas(16) PagesFound found_;
   std::vector<std::int32_t> missing_ = std::vector<std::int32_t>(16, -1);
   std::vector<ChosenChunk> entries_;
 };
@@ -277,20 +280,20 @@ TEST_P(OpSuite, UnfoldChunksUnfoldsEachOnceAndFindsItAgain) {
       EXPECT_EQ(pages.Resident(), distinct);
       std::uint64_t rows = 0;
       for (const auto& [chunk, head] : distinct) rows += pages.PlaceOf(chunk).tokens;
-      const PageCounts first = pages.counts();
+      const PagesFound first = pages.found();
       EXPECT_EQ(first.pages_hit, 0U);
       EXPECT_EQ(first.pages_unfolded, distinct.size());
       EXPECT_EQ(first.raw_bytes, rows * 2 * (stored == DType::kBF16 ? 128 : 48) * DTypeBytes(stored));
       EXPECT_EQ(first.left_out, 0U);
-      EXPECT_EQ(first.num_missing, 0);
+      EXPECT_EQ(pages.counts().num_missing, 0);
       pages.PlaceElsewhere();  // a page is valid wherever its document stands
       Pages::Lists elsewhere;
       for (const auto& list : lists) elsewhere.push_back(pages.Elsewhere(list));
       ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, elsewhere)));
       EXPECT_TRUE(AllHold(pages, elsewhere));
-      EXPECT_EQ(pages.counts().pages_hit, distinct.size());
-      EXPECT_EQ(pages.counts().pages_unfolded, distinct.size());
-      EXPECT_EQ(pages.counts().raw_bytes, first.raw_bytes);
+      EXPECT_EQ(pages.found().pages_hit, distinct.size());
+      EXPECT_EQ(pages.found().pages_unfolded, distinct.size());
+      EXPECT_EQ(pages.found().raw_bytes, first.raw_bytes);
     }
   }
 }
@@ -313,7 +316,7 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   ASSERT_EQ(wanted.size(), 3U);
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
   EXPECT_EQ(pages.counts().num_missing, 3);
-  EXPECT_EQ(pages.counts().left_out, entries);
+  EXPECT_EQ(pages.found().left_out, entries);
   EXPECT_EQ(std::set<std::int32_t>(pages.missing().begin(), pages.missing().begin() + 3), wanted);
   for (std::size_t list = 0; list < lists.size(); ++list) {
     for (std::size_t i = 0; i < lists[list].size(); ++i) {
@@ -332,7 +335,7 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, lists)));
   EXPECT_EQ(pages.counts().num_missing, 0);
   EXPECT_TRUE(AllHold(pages, lists));
-  EXPECT_EQ(pages.counts().pages_unfolded, Distinct(lists, 2).size());
+  EXPECT_EQ(pages.found().pages_unfolded, Distinct(lists, 2).size());
 }
 
 TEST_P(OpSuite, UnfoldChunksTakesPagesThatWereUsedLongestAgo) {
@@ -352,13 +355,13 @@ TEST_P(OpSuite, UnfoldChunksTakesPagesThatWereUsedLongestAgo) {
   unfold({6, 7});
   EXPECT_EQ(resident(), (std::set<std::int64_t>{0, 1, 4, 5, 6, 7}));
   unfold({4, 8});
-  EXPECT_EQ(pages.counts().pages_hit, 3U);
+  EXPECT_EQ(pages.found().pages_hit, 3U);
   EXPECT_EQ(resident().count(5), 0U);
   EXPECT_EQ(resident().count(4), 1U);
   // All pages, and one more: those found are kept, and what lacks is told.
   ASSERT_TRUE(Succeeds(pages.Unfold(*backend_, {{4, 8, 10, 11, 12, 13, 14}})));
   EXPECT_EQ(pages.counts().pages_lacking, 1);
-  EXPECT_EQ(pages.counts().left_out, 1U);
+  EXPECT_EQ(pages.found().left_out, 1U);
   EXPECT_EQ(pages.Resident().size(), 6U);
   EXPECT_EQ(resident().count(4) + resident().count(8), 2U);
 }
@@ -379,14 +382,14 @@ TEST_P(OpSuite, UnfoldChunksOfManyCallsOnASmallPool) {
       for (const auto& chosen : Distinct(lists, 2)) last_call[chosen] = call;
       const auto after = pages.Resident();
       ASSERT_EQ(pages.counts().calls, call);
-      ASSERT_EQ(after.size(), std::min<std::uint64_t>(kPages, pages.counts().pages_unfolded));
+      ASSERT_EQ(after.size(), std::min<std::uint64_t>(kPages, pages.found().pages_unfolded));
       for (const auto& resident : before) {
         if (after.contains(resident)) continue;
         ASSERT_LE(last_call[resident], pages.counts().oldest) << "call " << call;
       }
       ASSERT_LT(pages.counts().oldest, call);
     }
-    EXPECT_GT(pages.counts().pages_unfolded, 2 * kPages);
+    EXPECT_GT(pages.found().pages_unfolded, 2 * kPages);
   }
 }
 
