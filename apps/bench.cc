@@ -57,7 +57,7 @@ void AddEncodeFlags(CLI::App& command, BenchFlags& flags) {
   command.add_option("--context", flags.options.context_tokens, "raw tokens of each document")
       ->check(CheckPositive)
       ->type_name("N");
-  command.add_option("--batch", flags.options.batch, "encode: documents in one pass; decode: answers in one step, up to 64")->check(CheckPositive)->type_name("N");
+  command.add_option("--batch", flags.options.batch, "documents in one pass")->check(CheckPositive)->type_name("N");
   AddGistFlags(command, flags.options);
   AddCompute(command, flags);
 }
@@ -83,6 +83,14 @@ void AddContextFlags(CLI::App& command, BenchFlags& flags) {
 void AddAnswerFlags(CLI::App& command, BenchFlags& flags) {
   AddContextFlags(command, flags);
   AddCompute(command, flags);
+}
+
+void AddDecodeFlags(CLI::App& command, BenchFlags& flags) {
+  AddAnswerFlags(command, flags);
+  command
+      .add_option("--batch", flags.options.batch, "answers in one step, each over documents of its own; up to 64")
+      ->check(CheckPositive)
+      ->type_name("N");
 }
 
 void TellGists(const BenchOptions& options, Json& line) {
@@ -114,6 +122,11 @@ void TellAnswer(const BenchOptions& options, Json& line) {
   TellContext(options, line);
 }
 
+void TellDecode(const BenchOptions& options, Json& line) {
+  TellAnswer(options, line);
+  line["batch"] = options.batch;
+}
+
 constexpr BenchCommand kBenchCommands[] = {
     {"route", "A question of 32 tokens, 16 routing heads, against the bf16 gist keys of a collection",
      "  unfold bench route --backend cuda --chunks 1250000", "qwen2-7b", BenchKind::kRoute, AddRouteFlags, TellRoute},
@@ -126,8 +139,9 @@ constexpr BenchCommand kBenchCommands[] = {
      "llama-3.2-1b", BenchKind::kLayer, AddContextFlags, TellContext},
     {"decode", "A token of an answer, through all layers: with its chunks to be unfolded, and with all unfolded before",
      "  unfold bench decode --backend cuda --shape qwen2-7b --context 44000\n"
+     "  unfold bench decode --backend cuda --shape qwen2-7b --context 32768 --batch 32\n"
      "  unfold bench decode --backend cuda --shape qwen2-7b --context 44000 --full-attention",
-     "llama-3.2-1b", BenchKind::kDecode, AddAnswerFlags, TellAnswer},
+     "llama-3.2-1b", BenchKind::kDecode, AddDecodeFlags, TellDecode},
     {"ttft", "From a question of 32 tokens and its documents to the first token: placing, reading, unfolding",
      "  unfold bench ttft --backend cuda --shape qwen2-7b --context 16384 --repeats 5", "llama-3.2-1b",
      BenchKind::kTtft, AddAnswerFlags, TellAnswer},

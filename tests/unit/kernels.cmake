@@ -1,5 +1,5 @@
 set(op_suite unit/op_suite_test.cc unit/op_bf16_test.cc unit/op_attention_test.cc unit/op_route_test.cc unit/op_bits_test.cc
-    unit/op_errors_test.cc unit/op_pages_test.cc)
+    unit/op_errors_test.cc unit/op_pages_test.cc unit/op_requests_test.cc)
 unfold_test(NAME op_suite_test LABEL unit TIMEOUT 600 SOURCES ${op_suite} unit/op_cpu_test.cc LIBS unfold_kernels)
 if(UNFOLD_WITH_CUDA)
   unfold_test(NAME op_suite_cuda_test LABEL cuda TIMEOUT 600 SOURCES ${op_suite} unit/op_cuda_test.cc

@@ -73,6 +73,27 @@ class Pages {
   // lists[row * Hk + head], ascending.
   using Lists = std::vector<std::vector<std::int32_t>>;
   Status Unfold(Backend& backend, const Lists& lists) {
+    return UnfoldBy(lists, [&](const UnfoldChunksArgs& args) { return backend.UnfoldChunks(args); });
+  }
+  // As requests of one row each, in one call.
+  Status UnfoldTogether(Backend& backend, const Lists& lists) {
+    return UnfoldBy(lists, [&](const UnfoldChunksArgs& args) {
+      const std::int64_t rows = args.chosen.gists.dims[0];
+      std::vector<UnfoldChunksArgs> requests(static_cast<std::size_t>(rows), args);
+      found_of_.resize(requests.size());
+      for (std::int64_t row = 0; row < rows; ++row) {
+        UnfoldChunksArgs& own = requests[row];
+        own.chosen = {args.chosen.gists.Rows(row, row + 1), args.chosen.counts.Rows(row, row + 1)};
+        own.chunks = args.chunks.Rows(row, row + 1);
+        own.found = Tensor(&found_of_[row], DType::kInt8, {sizeof(PagesFound)});
+      }
+      return backend.UnfoldChunks(requests);
+    });
+  }
+  const PagesFound& found(std::size_t request) const { return found_of_[request]; }
+
+  template <typename Call>
+  Status UnfoldBy(const Lists& lists, Call call) {
     const auto rows = static_cast<std::int64_t>(lists.size()) / kv_heads_;
     const Guarded chosen(DType::kInt32, {rows, kv_heads_, chunks()}), list_counts(DType::kInt32, {rows, kv_heads_});
     entries_.assign(static_cast<std::size_t>(rows * kv_heads_ * chunks()), ChosenChunk());
@@ -88,7 +109,7 @@ class Pages {
     args.pool = Pool();
     args.chunks = Tensor(entries_.data(), DType::kInt8, {rows, kv_heads_, chunks(), sizeof(ChosenChunk)});
     args.found = Tensor(&found_, DType::kInt8, {sizeof(PagesFound)});
-    return backend.UnfoldChunks(args);
+    return call(args);
   }
 
   // Of entry i of list `list` in the last call.
@@ -228,6 +249,7 @@ class Pages {
   Guarded slot_page_;
   PageCounts counts_;
   alignas(16) PagesFound found_;
+  std::vector<PagesFound> found_of_;
   std::vector<std::int32_t> missing_ = std::vector<std::int32_t>(16, -1);
   std::vector<ChosenChunk> entries_;
 };
@@ -336,6 +358,49 @@ TEST_P(OpSuite, UnfoldChunksAsksForRawRowsThatAreNotInMemory) {
   EXPECT_EQ(pages.counts().num_missing, 0);
   EXPECT_TRUE(AllHold(pages, lists));
   EXPECT_EQ(pages.found().pages_unfolded, Distinct(lists, 2).size());
+}
+
+// Requests of one call share pages; each has counts of its own, and no page of one is taken for another.
+TEST_P(OpSuite, UnfoldChunksOfSeveralRequests) {
+  for (const DType kv : KvTypes(*backend_)) {
+    Random random(49);
+    constexpr std::int64_t kRequests = 5;
+    Pages pages(random, *backend_, {40, 1, 90}, 2, 64, 700, kv);
+    const Pages::Lists lists = RandomLists(random, pages, kRequests, 3);
+    const auto chosen_of = [&](std::size_t request) { return lists[2 * request].size() + lists[2 * request + 1].size(); };
+    ASSERT_TRUE(Succeeds(pages.UnfoldTogether(*backend_, lists)));
+    ASSERT_TRUE(pages.Intact());
+    EXPECT_TRUE(AllHold(pages, lists));
+    EXPECT_EQ(pages.counts().calls, 1U);
+    std::uint64_t unfolded = 0;
+    for (std::size_t request = 0; request < kRequests; ++request) {
+      EXPECT_EQ(pages.found(request).pages_hit, 0U);
+      EXPECT_EQ(pages.found(request).left_out, 0U);
+      unfolded += pages.found(request).pages_unfolded;
+    }
+    EXPECT_EQ(unfolded, Distinct(lists, 2).size());
+    ASSERT_TRUE(Succeeds(pages.UnfoldTogether(*backend_, lists)));
+    for (std::size_t request = 0; request < kRequests; ++request) {
+      EXPECT_EQ(pages.found(request).pages_hit, chosen_of(request));
+    }
+
+    // Fewer pages than they want together: what has none is left out, and the others are whole.
+    Pages few(random, *backend_, {40, 1, 90}, 2, 64, 60, kv);
+    ASSERT_TRUE(Succeeds(few.UnfoldTogether(*backend_, lists)));
+    EXPECT_GT(few.counts().pages_lacking, 0);
+    for (std::size_t list = 0; list < lists.size(); ++list) {
+      std::uint64_t left_out = 0;
+      for (std::size_t i = 0; i < lists[list].size(); ++i) {
+        if (few.PageOf(list, i) < 0) {
+          ++left_out;
+        } else {
+          EXPECT_TRUE(few.Holds(few.PageOf(list, i), lists[list][i], static_cast<std::int64_t>(list) % 2));
+        }
+      }
+      EXPECT_LE(left_out, few.found(list / 2).left_out);
+    }
+    EXPECT_EQ(few.Resident().size(), 60U);
+  }
 }
 
 TEST_P(OpSuite, UnfoldChunksTakesPagesThatWereUsedLongestAgo) {
