@@ -87,8 +87,7 @@ void AddAnswerFlags(CLI::App& command, BenchFlags& flags) {
 
 void AddDecodeFlags(CLI::App& command, BenchFlags& flags) {
   AddAnswerFlags(command, flags);
-  command
-      .add_option("--batch", flags.options.batch, "answers in one step, each over documents of its own; up to 64")
+  command.add_option("--batch", flags.options.batch, "answers in one step, each over documents of its own; up to 64")
       ->check(CheckPositive)
       ->type_name("N");
 }

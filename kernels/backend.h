@@ -189,10 +189,10 @@ struct PagesFound {
 
 // What UnfoldChunks remembers of a pool.
 struct PageCounts {
-  std::uint32_t calls = 0;           // counts on from 0 after the largest
-  std::uint32_t oldest = 0;          // pages that were last used by this call or an earlier one may be taken
-  std::int32_t next_page = 0;        // from where to look for one
-  std::int32_t num_used = 0;         // pages [0, num_used) have been taken once
+  std::uint32_t calls = 0;     // counts on from 0 after the largest
+  std::uint32_t oldest = 0;    // pages that were last used by this call or an earlier one may be taken
+  std::int32_t next_page = 0;  // from where to look for one
+  std::int32_t num_used = 0;   // pages [0, num_used) have been taken once
   // Of the last call: blocks of raw rows it wanted that are not in memory, of which `missing` has as many as it holds,
   // and pages it wanted when all were in use.
   std::int32_t num_missing = 0;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/candidates.h"
-
 #include <algorithm>
 
+#include "kernels/cuda/candidates.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/together.cuh"
 

@@ -21,8 +21,7 @@ struct Rotation {
 
 // One row, document and key/value head a block; a thread turns a pair of dims.
 template <int kMost>
-__global__ void __launch_bounds__(kThreads)
-    RotateKernel(const __grid_constant__ Together<Rotation, kMost> requests) {
+__global__ void __launch_bounds__(kThreads) RotateKernel(const __grid_constant__ Together<Rotation, kMost> requests) {
   WaitForWorkBefore();
   const QueryInputs& in = requests().in;
   const int heads_at_once = requests().heads_at_once, kv_heads = requests().kv_heads;
@@ -70,8 +69,8 @@ std::vector<RotatedQueries> RotateQueries(CudaContext& context, CallMemory& memo
     rotated.push_back({static_cast<uint4*>(to), static_cast<int>(in.documents), static_cast<int>(kv_heads),
                        static_cast<int>(heads), static_cast<int>(in.head_dim / 16)});
     if (is_turned) continue;
-    missing.push_back({in, static_cast<int>(rows), static_cast<int>(heads), static_cast<int>(kv_heads),
-                       static_cast<uint4*>(to)});
+    missing.push_back(
+        {in, static_cast<int>(rows), static_cast<int>(heads), static_cast<int>(kv_heads), static_cast<uint4*>(to)});
     blocks = std::max(blocks, rows * (in.documents + 1) * kv_heads);
   }
   if (missing.empty()) return rotated;

@@ -100,8 +100,7 @@ Status ScoreTogether(CudaContext& context, std::span<const GistScoreArgs> reques
 template <typename Kv>
 Status ScoreOne(CudaContext& context, const GistScoreArgs& args) {
   CallMemory memory(context, "GistScore");
-  const ScoreInputs<Kv> in =
-      MakeInputs<Kv>(context, args, CandidatesOf(context, memory, std::span(&args, 1)).front());
+  const ScoreInputs<Kv> in = MakeInputs<Kv>(context, args, CandidatesOf(context, memory, std::span(&args, 1)).front());
   const Index lists = args.q.dims[0] * in.kv_heads, group = args.q.dims[1] / in.kv_heads;
   // Attention in bf16 counts on what was to be turned, whatever form scores.
   if (sizeof(Kv) == sizeof(__nv_bfloat16) && args.turned.rank != 0 && TakesTensorCores(group, args.q.dims[2])) {
@@ -125,9 +124,9 @@ bool OnTensorCores(const GistScoreArgs& args) {
 bool AreAlike(std::span<const GistScoreArgs> requests) {
   const GistScoreArgs& first = requests.front();
   return std::all_of(requests.begin(), requests.end(), [&](const GistScoreArgs& args) {
-    return OnTensorCores(args) && args.q.dims[0] == 1 && args.scores.size() > 0 &&
-           args.q.dims[1] == first.q.dims[1] && args.q.dims[2] == first.q.dims[2] &&
-           args.context->gists[0].k.dims[0] == first.context->gists[0].k.dims[0] && args.level == first.level;
+    return OnTensorCores(args) && args.q.dims[0] == 1 && args.scores.size() > 0 && args.q.dims[1] == first.q.dims[1] &&
+           args.q.dims[2] == first.q.dims[2] && args.context->gists[0].k.dims[0] == first.context->gists[0].k.dims[0] &&
+           args.level == first.level;
   });
 }
 

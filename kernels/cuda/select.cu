@@ -212,8 +212,8 @@ __global__ void __launch_bounds__(kSelectThreads)
 bool AreAlike(std::span<const SelectChunksArgs> requests) {
   const SelectChunksArgs& first = requests.front();
   return std::all_of(requests.begin(), requests.end(), [&](const SelectChunksArgs& args) {
-    return args.scores.dims[0] == 1 && args.scores.dims[1] == first.scores.dims[1] &&
-           args.kv_heads == first.kv_heads && (args.parents.gists.rank == 0) == (first.parents.gists.rank == 0);
+    return args.scores.dims[0] == 1 && args.scores.dims[1] == first.scores.dims[1] && args.kv_heads == first.kv_heads &&
+           (args.parents.gists.rank == 0) == (first.parents.gists.rank == 0);
   });
 }
 

@@ -123,8 +123,7 @@ bool AreAlike(std::span<const SparseAttentionArgs> requests) {
 Index RowBytes(const SparseAttentionArgs& args) {
   const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0];
   const Index documents = args.context == nullptr ? 0 : args.context->num_documents();
-  const Index splits =
-      args.tail_k.dtype == DType::kBF16 ? MostSplits<__nv_bfloat16>(args) : MostSplits<float>(args);
+  const Index splits = args.tail_k.dtype == DType::kBF16 ? MostSplits<__nv_bfloat16>(args) : MostSplits<float>(args);
   return std::max<Index>(1, heads * splits * (head_dim + 2) * static_cast<Index>(sizeof(float)) +
                                 RotatedQueryBytes(1, documents, kv_heads, heads / kv_heads, head_dim));
 }

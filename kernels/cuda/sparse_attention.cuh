@@ -7,10 +7,9 @@
 
 #include "kernels/cuda/attention_items.cuh"
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/query_fragments.cuh"
-#include "kernels/cuda/together.cuh"
 #include "kernels/cuda/queries.cuh"
 #include "kernels/cuda/query_fragments.cuh"
+#include "kernels/cuda/together.cuh"
 
 namespace unfold {
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// SparseAttention for all types and dims (sparse_attention_bf16.cu has the form on tensor cores): a block takes kTileKeys
-// keys at a time, one a thread for the logits of up to kHeadsAtOnce heads, then one dim a thread for their weighted
-// values. Bytes: every visible key and value once for each kHeadsAtOnce heads of a group.
-// Tried (f32, H200, 28/4 heads x 128, launches included; 8K, 128K, 512K tokens of context): a warp an item, rows one
-// after another, four heads at a time, queries rotated by a kernel of their own: 91, 237, 795 us. So, by items of a
-// split: 10: 32, 113, 505; 14: 36, 97, 381; 20: 42, 96, 338; 28: 47, 111, 285. It waits for keys: a quarter of the
-// memory's speed.
+// SparseAttention for all types and dims (sparse_attention_bf16.cu has the form on tensor cores): a block takes
+// kTileKeys keys at a time, one a thread for the logits of up to kHeadsAtOnce heads, then one dim a thread for their
+// weighted values. Bytes: every visible key and value once for each kHeadsAtOnce heads of a group. Tried (f32, H200,
+// 28/4 heads x 128, launches included; 8K, 128K, 512K tokens of context): a warp an item, rows one after another, four
+// heads at a time, queries rotated by a kernel of their own: 91, 237, 795 us. So, by items of a split: 10: 32, 113,
+// 505; 14: 36, 97, 381; 20: 42, 96, 338; 28: 47, 111, 285. It waits for keys: a quarter of the memory's speed.
 #include "kernels/cuda/attention_inputs.cuh"
 #include "kernels/cuda/merge_splits.cuh"
 

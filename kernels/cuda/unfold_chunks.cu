@@ -435,9 +435,9 @@ Status CudaBackend::DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
                                 of_list, work, counters));
     Status status;
     WithActivationType(first.pool.page_k.dtype, [&]<typename Kv>(Kv*) {
-      status = context_->Launch(FillKernel<Kv, kMost>, {kFillBlocks, kThreads, 0, "UnfoldChunks"}, all, count, pool,
-                                of_list, work, counters, rotation, half, first.pool.page_k.as<Kv>(),
-                                first.pool.page_v.as<Kv>());
+      status =
+          context_->Launch(FillKernel<Kv, kMost>, {kFillBlocks, kThreads, 0, "UnfoldChunks"}, all, count, pool, of_list,
+                           work, counters, rotation, half, first.pool.page_k.as<Kv>(), first.pool.page_v.as<Kv>());
     });
     return status;
   });

@@ -74,6 +74,14 @@ Status CheckBudget(const std::vector<PartRef>& parts, const PreparedQuestion& qu
 
 }  // namespace
 
+void AskEnvironment::Advance() {
+  constexpr std::size_t kMostAnswers = 64;  // of a step
+  for (std::size_t begin = 0; begin < taken.size(); begin += kMostAnswers) {
+    Generator::Advance(std::span(taken).subspan(begin, std::min(kMostAnswers, taken.size() - begin)));
+  }
+  taken.clear();
+}
+
 Result<QuestionStore> QuestionStore::Make(std::uint64_t source) {
   QuestionStore made{MakeMemoryStore(), {}, source, {}};
   UNFOLD_TRY_ASSIGN(made.collection, made.store->EnsureCollection("question"));
@@ -224,8 +232,12 @@ Status AskWork::EncodeInline() {
 
 Result<bool> AskWork::Decode() {
   UNFOLD_TRY_ASSIGN(const bool goes_on,
-                    generator_->Step([this](std::string_view text) { return !sink_ || sink_(text); }));
-  if (!goes_on) UNFOLD_TRY(Deliver());
+                    generator_->Take([this](std::string_view text) { return !sink_ || sink_(text); }));
+  if (goes_on) {
+    environment_.taken.push_back(generator_.get());
+  } else {
+    UNFOLD_TRY(Deliver());
+  }
   return goes_on;
 }
 

@@ -29,6 +29,10 @@ struct AskEnvironment {
   // Routing index of each collection, as of the last question to it.
   std::map<std::string, std::shared_ptr<const RoutingIndex>, std::less<>> indexes;
   std::uint64_t next_source = 1;  // PageKey::source of documents given with a question
+  std::vector<Generator*> taken;  // answers that took a token in this round
+
+  // Runs the tokens that were taken through the model, all as one step. At the end of each round.
+  void Advance();
 };
 
 struct AskRequest {

@@ -15,7 +15,7 @@ Status InRange(std::string_view name, std::int64_t value, std::int64_t low, std:
 }
 
 Status CheckOptions(BenchKind kind, const BenchOptions& options) {
-  constexpr int kMostAnswers = 64;  // of a step
+  constexpr int kMostAnswers = 64;                             // of a step
   constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;  // positions and tables stay small integers
   if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
     return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));

@@ -124,7 +124,7 @@ Status AnswerBench::AskQuestion() {
     UNFOLD_TRY_ASSIGN(CausalKv tail, CausalKv::Make(*model_, shape_.num_layers, capacity));
     attentions_.push_back(std::make_unique<QueryAttention>(*model_, prefix_, 0, context.get(), std::move(tail), budget,
                                                            Check("read the question")));
-    UNFOLD_TRY(RunQueryPass(*model_, *attentions_.back(), question_, /*decode=*/false, logits_));
+    UNFOLD_TRY(RunQueryPass(*model_, *attentions_.back(), question_, logits_));
   }
   return Status::Ok();
 }
@@ -181,8 +181,7 @@ double AnswerBench::ContextBytes(const WorkingSet& context, const AttentionRepor
 // Counts are sums over a batch, but for those of one answer's context.
 void AnswerBench::Describe(BenchFigure& figure) const {
   const WorkingSet& first = *working_sets_.front();
-  figure.counts.insert(figure.counts.end(), {{"batch", static_cast<double>(batch())},
-                                             {"context_tokens", static_cast<double>(first.num_tokens())},
+  figure.counts.insert(figure.counts.end(), {{"context_tokens", static_cast<double>(first.num_tokens())},
                                              {"documents", static_cast<double>(first.parts().size())},
                                              {"weight_bytes", CostOf(shape_).decode_bytes}});
   if (run_.options().full_attention) return;

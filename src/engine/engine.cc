@@ -133,7 +133,9 @@ EngineImpl::EngineImpl(EngineOptions options, std::unique_ptr<Store> store, std:
   environment_.options = &options_;
   environment_.model = model_.get();
   environment_.snapshot = [this] { return store_->Snapshot(); };
-  if (model_ != nullptr) scheduler_ = std::make_unique<Scheduler>(options_.max_queued_requests);
+  if (model_ != nullptr) {
+    scheduler_ = std::make_unique<Scheduler>(options_.max_queued_requests, [this] { environment_.Advance(); });
+  }
 }
 
 EngineImpl::~EngineImpl() {

@@ -5,7 +5,8 @@
 
 namespace unfold {
 
-Scheduler::Scheduler(std::size_t max_queued) : max_queued_(max_queued), thread_([this] { Loop(); }) {}
+Scheduler::Scheduler(std::size_t max_queued, std::function<void()> end_round)
+    : max_queued_(max_queued), end_round_(std::move(end_round)), thread_([this] { Loop(); }) {}
 
 Scheduler::~Scheduler() {
   {
@@ -59,6 +60,7 @@ void Scheduler::RunRound() {
     it = goes_on ? it + 1 : running_.erase(it);
     AbortCancelled();
   }
+  end_round_();
 }
 
 void Scheduler::Loop() {

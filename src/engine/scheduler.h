@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scheduler: one thread that runs work in small steps, in turn, so that answers, routing and ingest share the model
-// fairly and each can be cancelled between steps. Work beyond what runs at once waits in a bounded queue.
+// fairly and each can be cancelled between steps. Work beyond what runs at once waits in a bounded queue. What several
+// of them left to be done together is done at the end of a round.
 //
 // Thread-safe.
 #ifndef UNFOLD_ENGINE_SCHEDULER_H_
@@ -9,6 +10,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -32,7 +34,8 @@ class Work {
 
 class Scheduler {
  public:
-  explicit Scheduler(std::size_t max_queued);
+  // `end_round` is called on the engine thread after each piece of running work has had its step.
+  Scheduler(std::size_t max_queued, std::function<void()> end_round);
   // Aborts all work with Unavailable.
   ~Scheduler();
 
@@ -48,6 +51,7 @@ class Scheduler {
   static constexpr std::size_t kMaxRunning = 8;  // each holds its own KV of question and gists
 
   const std::size_t max_queued_;
+  const std::function<void()> end_round_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Work>> queue_;     // guarded by mutex_

@@ -156,7 +156,7 @@ Status Generator::Prefill() {
     UNFOLD_TRY(attention_->BeginLinks(static_cast<std::int64_t>(context_.config->link_ids.size())));
     UNFOLD_TRY(context_.model->Run(links, *attention_, {.num_layers = 0, .keys_only = true}));
   }
-  UNFOLD_TRY(RunQueryPass(*context_.model, *attention_, question_.prompt.ids, /*decode=*/false, logits_));
+  UNFOLD_TRY(RunQueryPass(*context_.model, *attention_, question_.prompt.ids, logits_));
   prefill_ms_ = MillisecondsSince(begin);
   return Status::Ok();
 }
@@ -184,8 +184,9 @@ Result<bool> Generator::End(FinishReason reason, const TextSink& sink) {
   return false;
 }
 
-Result<bool> Generator::Step(const TextSink& sink) {
+Result<bool> Generator::Take(const TextSink& sink) {
   UNFOLD_TRY(check_());
+  UNFOLD_TRY(failure_);
   const TokenId token = sampler_.Next(logits_, history_);
   const bool end = IsEnd(token);
   last_token_time_ = Clock::now();
@@ -199,7 +200,36 @@ Result<bool> Generator::Step(const TextSink& sink) {
   if (text_.stopped()) return End(FinishReason::kStop, sink);
   if (!wants_more) return End(FinishReason::kSink, {});
   if (static_cast<std::int64_t>(answer_.size()) == question_.max_answer_tokens) return End(FinishReason::kLength, sink);
-  UNFOLD_TRY(RunQueryPass(*context_.model, *attention_, std::span(&answer_.back(), 1), /*decode=*/true, logits_));
+  return true;
+}
+
+void Generator::Advance(std::span<Generator* const> answers) {
+  const Status status = RunStep(answers);
+  for (Generator* answer : answers) answer->failure_ = status.ok() ? answer->attention_->failure() : status;
+}
+
+Status Generator::RunStep(std::span<Generator* const> answers) {
+  std::vector<QueryAttention*> attentions;
+  std::vector<TokenId> tokens;
+  for (const Generator* answer : answers) {
+    attentions.push_back(answer->attention_.get());
+    tokens.push_back(answer->answer_.back());
+  }
+  UNFOLD_TRY_ASSIGN(const std::span<const float> logits,
+                    RunDecodeStep(*answers.front()->context_.model, attentions, tokens));
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const auto own = logits.subspan(i * logits.size() / answers.size(), logits.size() / answers.size());
+    answers[i]->logits_.assign(own.begin(), own.end());
+  }
+  return Status::Ok();
+}
+
+Result<bool> Generator::Step(const TextSink& sink) {
+  UNFOLD_TRY_ASSIGN(const bool goes_on, Take(sink));
+  if (!goes_on) return false;
+  Generator* const own = this;
+  Advance(std::span(&own, 1));
+  UNFOLD_TRY(failure_);
   return true;
 }
 

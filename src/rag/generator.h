@@ -61,11 +61,16 @@ class Generator {
                                                   const AskOptions& options, std::vector<PartRef> parts,
                                                   CancelCheck check);
 
-  // Takes the next token and, unless it ends the answer, computes the logits of the one after. Returns whether the
-  // answer goes on. `sink` (may be empty) gets text that has become certain.
+  // Takes the next token. Returns whether the answer goes on: then Advance is to compute the logits of the one after.
+  // `sink` (may be empty) gets text that has become certain.
+  Result<bool> Take(const TextSink& sink);
+  // Runs the taken tokens of several answers of one context through the model, as one step. What goes wrong is told by
+  // the next Take of those that it concerns.
+  static void Advance(std::span<Generator* const> answers);
+  // Both, for this answer alone.
   Result<bool> Step(const TextSink& sink);
 
-  // After the last Step: text, tokens, sources, shares and counts. Timings of queue and routing are the caller's.
+  // After the last Take: text, tokens, sources, shares and counts. Timings of queue and routing are the caller's.
   Result<Answer> TakeAnswer();
 
   // Logits of the next token before sampling, V values; for tests.
@@ -83,6 +88,7 @@ class Generator {
   std::vector<TokenId> LinkTokens() const;
   bool IsEnd(TokenId token) const;
   Result<bool> End(FinishReason reason, const TextSink& sink);
+  static Status RunStep(std::span<Generator* const> answers);
   // Returns false when the sink said no.
   static bool Emit(const TextSink& sink, const std::string& text) { return text.empty() || !sink || sink(text); }
 
@@ -94,6 +100,7 @@ class Generator {
   TextStream text_;
   std::unique_ptr<WorkingSet> working_set_;
   std::unique_ptr<QueryAttention> attention_;
+  Status failure_;  // of the last Advance
   std::vector<float> logits_;
   std::vector<TokenId> history_;  // the question's prompt, then the answer
   std::vector<TokenId> answer_;

@@ -142,35 +142,34 @@ Status QueryAttention::UpdateReport() {
 }
 
 Status QueryAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  UNFOLD_TRY(check_());
   QueryAttention* const own = this;
-  return Attend(std::span(&own, 1), layer, q, k, v, out);
+  UNFOLD_TRY(Attend(std::span(&own, 1), layer, q, k, v, out));
+  return failure_;
 }
 
 Status QueryAttention::Attend(std::span<QueryAttention* const> questions, int layer, const Tensor& q, const Tensor& k,
                               const Tensor& v, const Tensor& out) {
   Backend& backend = questions.front()->model_.backend();
+  const bool keys_only = q.data == nullptr;  // the last layer of a pass that is after keys alone
   std::vector<UnfoldArgs> appended;
-  std::int64_t row = 0;
-  for (const QueryAttention* own : questions) {
-    const std::int64_t end = row + own->pass_tokens_;
-    appended.push_back(own->tail_.Append(own->model_, layer, own->tail_tokens_, k.Rows(row, end), v.Rows(row, end),
-                                         own->positions_));
-    row = end;
+  std::vector<LayerPart> parts;
+  parts.reserve(questions.size());  // operations point into them
+  std::int64_t end = 0;
+  for (QueryAttention* own : questions) {
+    const std::int64_t row = end;
+    end += own->pass_tokens_;
+    if (own->failure_.ok()) own->failure_ = own->check_();
+    if (!own->failure_.ok()) continue;
+    appended.push_back(
+        own->tail_.Append(own->model_, layer, own->tail_tokens_, k.Rows(row, end), v.Rows(row, end), own->positions_));
+    if (!keys_only) UNFOLD_TRY(own->FillPart(layer, q.Rows(row, end), out.Rows(row, end), parts.emplace_back()));
   }
   UNFOLD_TRY(backend.Unfold(appended));
-  if (q.data == nullptr) return Status::Ok();  // the last layer of a pass that is after keys alone
-  std::vector<LayerPart> parts(questions.size());
-  row = 0;
-  for (std::size_t i = 0; i < questions.size(); ++i) {
-    const std::int64_t end = row + questions[i]->pass_tokens_;
-    UNFOLD_TRY(questions[i]->FillPart(layer, q.Rows(row, end), out.Rows(row, end), parts[i]));
-    row = end;
-  }
+  if (parts.empty()) return Status::Ok();
   UNFOLD_TRY(Choose(backend, layer, parts));
-  if (questions.front()->ahead_) return UnfoldAndAttend(backend, layer, parts);
-  // Each waits for its own raw KV, and what one has found another may take the place of.
-  for (LayerPart& part : parts) UNFOLD_TRY(UnfoldAndAttend(backend, layer, std::span(&part, 1)));
+  if (parts.front().of->ahead_) return UnfoldAndAttend(backend, layer, parts);
+  // Each waits for its own raw KV, and may take the pages that the one before has used.
+  for (LayerPart& part : parts) part.of->failure_ = UnfoldAndAttend(backend, layer, std::span(&part, 1));
   return Status::Ok();
 }
 
@@ -328,34 +327,30 @@ class AttentionOfMany : public LayerAttention {
 
 }  // namespace
 
-Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
+Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids,
                     std::vector<float>& logits) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  // Where work is queued, a step that finds all it needs in memory waits for no layer.
-  UNFOLD_TRY(attention.BeginPass(num_tokens, decode && model.backend().RunsBehind()));
-  for (bool done = false; !done;) {
-    UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .query = true}));
-    UNFOLD_TRY(model.Logits(num_tokens - 1, logits));
-    UNFOLD_TRY_ASSIGN(done, attention.EndPass());
-    if (!done) UNFOLD_TRY(attention.BeginAgain());
-  }
-  return Status::Ok();
+  UNFOLD_TRY(attention.BeginPass(num_tokens));
+  UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .query = true}));
+  return model.Logits(num_tokens - 1, logits);
 }
 
 Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
                                              std::span<const TokenId> ids) {
-  for (QueryAttention* attention : attentions) {
-    UNFOLD_TRY(attention->BeginPass(1, model.backend().RunsBehind()));
-  }
+  // Where work is queued, a step that finds all it needs in memory waits for no layer.
+  for (QueryAttention* attention : attentions) UNFOLD_TRY(attention->BeginPass(1, model.backend().RunsBehind()));
   const Transformer::PassOptions options{.num_layers = 0, .keys_only = false, .query = true};
   AttentionOfMany all(attentions);
   UNFOLD_TRY(model.Run(ids, all, options));
   UNFOLD_TRY_ASSIGN(const std::span<const float> logits, model.Logits(0, static_cast<std::int64_t>(ids.size())));
   for (std::size_t i = 0; i < attentions.size(); ++i) {
+    if (!attentions[i]->failure().ok()) continue;
     UNFOLD_TRY_ASSIGN(const bool done, attentions[i]->EndPass());
     if (done) continue;
     UNFOLD_TRY(attentions[i]->BeginAgain());
-    UNFOLD_TRY(model.Run(ids.subspan(i, 1), *attentions[i], options));
+    const Status status = model.Run(ids.subspan(i, 1), *attentions[i], options);
+    if (!attentions[i]->failure().ok()) continue;
+    UNFOLD_TRY(status);
     UNFOLD_TRY(model.Logits(0, 1, static_cast<std::int64_t>(i)).status());
   }
   return logits;

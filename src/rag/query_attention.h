@@ -56,10 +56,12 @@ class QueryAttention : public LayerAttention {
   // Brings the report up to date with the passes that were counted.
   Status UpdateReport();
   Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
-  // The same for several questions in one pass: their rows stand one behind the other.
+  // The same for several questions in one pass: their rows stand one behind the other. One that fails, or is cancelled,
+  // has its failure(), and nothing more is done for it; the others go on.
   static Status Attend(std::span<QueryAttention* const> questions, int layer, const Tensor& q, const Tensor& k,
                        const Tensor& v, const Tensor& out);
 
+  const Status& failure() const { return failure_; }
   const AttentionReport& report() const { return report_; }
   std::uint64_t passes_repeated() const { return passes_repeated_; }
 
@@ -94,6 +96,7 @@ class QueryAttention : public LayerAttention {
   std::int64_t pass_tokens_ = 0;
   Tensor row_documents_;  // in a pass over links: how many documents each row sees
   bool ahead_ = false;
+  Status failure_;
   std::uint64_t passes_repeated_ = 0;
   ScratchBuffer position_memory_, documents_memory_, mass_memory_, chunks_, chunk_counts_, turned_;
   std::array<ScratchBuffer, kMaxGistLevels> scores_, chosen_, counts_;
@@ -113,13 +116,13 @@ class QueryAttention : public LayerAttention {
   std::vector<std::int32_t> first_counts_;
 };
 
-// Runs `ids`, the next of the tail, and gives the logits of the token after them. `decode`: a step of an answer, which
-// expects to find what it attends in memory.
-Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids, bool decode,
+// Runs a question's `ids`, the next of the tail, and gives the logits of the token after them. Its layers read the raw
+// KV that is not in memory.
+Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids,
                     std::vector<float>& logits);
 
 // A step of several answers in one pass: ids[i] is the next token of attentions[i]. Logits of the tokens after them, V
-// each, in host memory, valid until the model's next pass.
+// each, in host memory, valid until the model's next pass; none for those whose failure() says why.
 Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
                                              std::span<const TokenId> ids);
 

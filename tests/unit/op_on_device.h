@@ -238,7 +238,8 @@ class OnDevice final : public Backend {
         *tensor = mirror(*tensor);
       }
       for (Tensor* tensor : {&pool.page_k, &pool.page_v}) *tensor = mirror.Kv(*tensor);
-      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks, &a.places, &a.found}) *tensor = mirror.Structs(*tensor);
+      for (Tensor* tensor : {&pool.raw, &pool.counts, &a.chunks, &a.places, &a.found})
+        *tensor = mirror.Structs(*tensor);
     });
   }
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override {

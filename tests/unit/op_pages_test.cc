@@ -367,7 +367,9 @@ TEST_P(OpSuite, UnfoldChunksOfSeveralRequests) {
     constexpr std::int64_t kRequests = 5;
     Pages pages(random, *backend_, {40, 1, 90}, 2, 64, 700, kv);
     const Pages::Lists lists = RandomLists(random, pages, kRequests, 3);
-    const auto chosen_of = [&](std::size_t request) { return lists[2 * request].size() + lists[2 * request + 1].size(); };
+    const auto chosen_of = [&](std::size_t request) {
+      return lists[2 * request].size() + lists[2 * request + 1].size();
+    };
     ASSERT_TRUE(Succeeds(pages.UnfoldTogether(*backend_, lists)));
     ASSERT_TRUE(pages.Intact());
     EXPECT_TRUE(AllHold(pages, lists));

@@ -132,9 +132,7 @@ TEST_P(OpSuite, SeveralRequestsHaveTheBitsOfEachAlone) {
           alone.push_back(requests.back().MakeStep());
         }
         const CallOperation call{*backend_};
-        RunStep(requests, together, levels, [&](const auto& args) {
-          ASSERT_TRUE(Succeeds(call(std::span(args))));
-        });
+        RunStep(requests, together, levels, [&](const auto& args) { ASSERT_TRUE(Succeeds(call(std::span(args)))); });
         RunStep(requests, alone, levels, [&](const auto& args) {
           for (const auto& own : args) ASSERT_TRUE(Succeeds(call(std::span(&own, 1))));
         });
