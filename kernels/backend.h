@@ -3,7 +3,7 @@
 // be given several at once) and one that only reads, each with one Args struct that states shapes (letters: tensor.h),
 // types and units. The public method checks them, the private virtual works, so comment and check stand side by side.
 // Operations of a decoding step take those of several requests at once: none needs another's result, and each has the
-// bits it has alone.
+// bits it has alone, but for what SparseAttention says.
 //
 // Tensors lie in the backend's memory, spans in the host's. Shapes, types and spans are checked before a call; values
 // inside tensors by the backend as it reads them.
@@ -274,7 +274,8 @@ enum class GistRead : std::uint8_t {
                // logits is needed
 };
 
-// Attention of query rows over prefix, sinks, gists, raw tokens of chosen chunks, and the tail.
+// Attention of query rows over prefix, sinks, gists, raw tokens of chosen chunks, and the tail. Of several requests the
+// sums may be split otherwise than of one: then a request's bits are the same whatever the others are.
 // Bound: (2 * keys + D + 8) * eps * (1 + scale * |q| * max |k|) * max |v|; with bf16 KV 2^-7 beside eps's factor
 struct SparseAttentionArgs {
   Tensor q;          // f32 [T, H, D], not rotated

@@ -76,15 +76,11 @@ Index MostItems(const SparseAttentionArgs& args) {
 }
 
 template <typename Kv>
-Index MostSplits(const SparseAttentionArgs& args) {
-  return SplitsOf(MostItems<Kv>(args));
-}
-
-template <typename Kv>
-Partials MakePartials(CallMemory& memory, const SparseAttentionArgs& args) {
-  const Index rows = args.q.dims[0], heads = rows * args.q.dims[1], splits = MostSplits<Kv>(args);
+Partials MakePartials(CallMemory& memory, const SparseAttentionArgs& args, int usual_splits) {
+  const Index rows = args.q.dims[0], heads = rows * args.q.dims[1],
+              splits = SplitsOf(MostItems<Kv>(args), usual_splits);
   return {memory.Array<float2>(heads * splits), memory.Array<float>(heads * splits * args.q.dims[2]), splits,
-          memory.Array<int>(rows * args.tail_k.dims[0])};
+          memory.Array<int>(rows * args.tail_k.dims[0]), usual_splits};
 }
 
 inline bool HasMass(const SparseAttentionArgs& args) { return args.chunk_mass.rank != 0 && args.chunk_mass.size() > 0; }

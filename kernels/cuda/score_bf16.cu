@@ -104,8 +104,9 @@ Status Launch(CudaContext& context, const std::vector<ScoreRequest>& requests, I
   Index gists = 0;
   for (const ScoreRequest& request : requests) gists = std::max(gists, request.in.gists);
   const Index all = lists * static_cast<Index>(requests.size());
-  const Index at_once = std::clamp<Index>(CeilDiv(kBlocksOfMultiprocessor * context.num_multiprocessors(), all), 1,
-                                          CeilDiv(gists, kBlockKeys));
+  // So many that all find a place at once.
+  const Index at_once =
+      std::clamp<Index>(kBlocksOfMultiprocessor * context.num_multiprocessors() / all, 1, CeilDiv(gists, kBlockKeys));
   return LaunchTogether(requests, [&]<int kMost>(const Together<ScoreRequest, kMost>& some, int count) {
     const auto kernel = requests.front().queries.heads_at_once == kTileHeads ? ScoreBf16Kernel<kDim, 1, kMost>
                                                                              : ScoreBf16Kernel<kDim, 2, kMost>;

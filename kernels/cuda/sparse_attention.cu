@@ -71,10 +71,10 @@ Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, I
   });
 }
 
-AttendRequest MakeRequest(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args) {
+AttendRequest MakeRequest(CudaContext& context, CallMemory& memory, const SparseAttentionArgs& args, int usual_splits) {
   AttendRequest request;
   request.in = MakeInputs<__nv_bfloat16>(args, context.NextCall(), true);
-  request.partials = MakePartials<__nv_bfloat16>(memory, args);
+  request.partials = MakePartials<__nv_bfloat16>(memory, args, usual_splits);
   request.out = args.out.as<float>();
   if (!HasMass(args)) return request;
   const Index items = request.in.kv_heads * request.partials.splits * kItemsOfSplit;
@@ -87,14 +87,14 @@ AttendRequest MakeRequest(CudaContext& context, CallMemory& memory, const Sparse
   return request;
 }
 
-// On tensor cores, several requests as one. All that they read can be loaded 16 bytes at a time.
-Status AttendTogether(CudaContext& context, std::span<const SparseAttentionArgs> requests) {
+// On tensor cores, requests as one. All that they read can be loaded 16 bytes at a time.
+Status AttendTogether(CudaContext& context, std::span<const SparseAttentionArgs> requests, int usual_splits) {
   CallMemory memory(context, "SparseAttention");
   std::vector<AttendRequest> all;
   std::vector<RowsToRotate> queries;
   const Index rows = requests.front().q.dims[0];
   for (const SparseAttentionArgs& args : requests) {
-    const AttendRequest& request = all.emplace_back(MakeRequest(context, memory, args));
+    const AttendRequest& request = all.emplace_back(MakeRequest(context, memory, args, usual_splits));
     queries.push_back({request.in.queries, rows, request.in.kv_heads, args.turned.data, args.turned.data != nullptr});
   }
   UNFOLD_TRY(memory.status());
@@ -120,21 +120,21 @@ bool AreAlike(std::span<const SparseAttentionArgs> requests) {
 }
 
 // What the splits of a row, and its queries, take.
-Index RowBytes(const SparseAttentionArgs& args) {
+Index RowBytes(const SparseAttentionArgs& args, int usual_splits) {
   const Index heads = args.q.dims[1], head_dim = args.q.dims[2], kv_heads = args.tail_k.dims[0];
   const Index documents = args.context == nullptr ? 0 : args.context->num_documents();
-  const Index splits = args.tail_k.dtype == DType::kBF16 ? MostSplits<__nv_bfloat16>(args) : MostSplits<float>(args);
-  return std::max<Index>(1, heads * splits * (head_dim + 2) * static_cast<Index>(sizeof(float)) +
+  const Index items = args.tail_k.dtype == DType::kBF16 ? MostItems<__nv_bfloat16>(args) : MostItems<float>(args);
+  return std::max<Index>(1, heads * SplitsOf(items, usual_splits) * (head_dim + 2) * static_cast<Index>(sizeof(float)) +
                                 RotatedQueryBytes(1, documents, kv_heads, heads / kv_heads, head_dim));
 }
 
 Status AttendRows(CudaContext& context, const SparseAttentionArgs& args) {
   const Index rows = args.q.dims[0];
-  const Index at_once = std::clamp<Index>(kCallBytes / RowBytes(args), 1, std::max<Index>(rows, 1));
+  const Index at_once = std::clamp<Index>(kCallBytes / RowBytes(args, kUsualSplits), 1, std::max<Index>(rows, 1));
   for (Index begin = 0; begin < rows; begin += at_once) {
     const SparseAttentionArgs part = RowsOf(args, begin, std::min(begin + at_once, rows));
     if (OnTensorCores(part)) {
-      UNFOLD_TRY(AttendTogether(context, std::span(&part, 1)));
+      UNFOLD_TRY(AttendTogether(context, std::span(&part, 1), kUsualSplits));
     } else if (part.tail_k.dtype == DType::kBF16) {
       UNFOLD_TRY(AttendInAnyForm<__nv_bfloat16>(context, part));
     } else {
@@ -155,9 +155,9 @@ Status CudaBackend::DoSparseAttention(std::span<const SparseAttentionArgs> reque
     return Status::Ok();
   }
   for (std::size_t begin = 0, end = 0; begin < requests.size(); begin = end) {
-    Index bytes = RowBytes(requests[end++]);
-    while (end < requests.size() && (bytes += RowBytes(requests[end])) <= kCallBytes) ++end;
-    UNFOLD_TRY(AttendTogether(*context_, requests.subspan(begin, end - begin)));
+    Index bytes = RowBytes(requests[end++], kSplitsOfMany);
+    while (end < requests.size() && (bytes += RowBytes(requests[end], kSplitsOfMany)) <= kCallBytes) ++end;
+    UNFOLD_TRY(AttendTogether(*context_, requests.subspan(begin, end - begin), kSplitsOfMany));
   }
   return Status::Ok();
 }

@@ -14,16 +14,17 @@
 namespace unfold {
 
 // How many splits a list has: as many as blocks that take one each, of few items where the list is short, and a
-// multiple of that where it is long, so that all blocks take as many. That depends on the list's own length alone. A
-// split has a run of the list's gist items, which are of few documents, and every so many-th of the others: sinks are
-// of many, and a tile's work grows with its documents.
+// multiple of that where it is long, so that all blocks take as many. Of several requests, whose lists keep the chip
+// busy, a multiple of 1. That depends on the list's own length alone. A split has a run of the list's gist items, which
+// are of few documents, and every so many-th of the others: sinks are of many, and a tile's work grows with its
+// documents.
 constexpr int kItemsOfSplit = 28;  // the most
-constexpr int kUsualItems = 8, kMostUsualItems = kItemsOfSplit - 2, kUsualSplits = 96;
-__host__ __device__ inline int SplitsOf(Index items) {
+constexpr int kUsualItems = 8, kMostUsualItems = kItemsOfSplit - 2, kUsualSplits = 96, kSplitsOfMany = 1;
+__host__ __device__ inline int SplitsOf(Index items, int usual) {
   const auto all = static_cast<int>(items);
   const int few = (all + kUsualItems - 1) / kUsualItems;
-  const int rounds = (all + kUsualSplits * kMostUsualItems - 1) / (kUsualSplits * kMostUsualItems);
-  return few < kUsualSplits ? few : rounds * kUsualSplits;
+  const int rounds = (all + usual * kMostUsualItems - 1) / (usual * kMostUsualItems);
+  return few < usual ? few : rounds * usual;
 }
 
 // Where a block works: one split of a row and key/value head, for up to `at_once` heads of the group.
@@ -52,9 +53,13 @@ struct Partials {
   float* sums;
   Index splits;  // the most that a list has
   int* used;     // [T, Hk]: how many it has
+  int usual;     // of SplitsOf
 
-  __device__ void Tell(const Place& place, Index kv_heads, Index items) const {
-    if (place.split == 0 && threadIdx.x == 0) used[place.t * kv_heads + place.kv_head] = SplitsOf(items);
+  // How many splits the list of a block has, which one of its blocks tells.
+  __device__ int Tell(const Place& place, Index kv_heads, Index items) const {
+    const int own = SplitsOf(items, usual);
+    if (place.split == 0 && threadIdx.x == 0) used[place.t * kv_heads + place.kv_head] = own;
+    return own;
   }
 };
 

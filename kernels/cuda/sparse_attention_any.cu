@@ -68,8 +68,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Shared<Kv> shared;
   const Place place(in, partials.splits, kHeadsAtOnce);
   const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
-  partials.Tell(place, in.kv_heads, row.count());
-  const int used = SplitsOf(row.count());
+  const int used = partials.Tell(place, in.kv_heads, row.count());
   if (place.split >= used) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
   if (threadIdx.x < kHeadsAtOnce) shared.largest[threadIdx.x] = -INFINITY, shared.total[threadIdx.x] = 0;
@@ -221,7 +220,7 @@ Status AttendInAnyForm(CudaContext& context, const SparseAttentionArgs& args) {
   CallMemory memory(context, "SparseAttention");
   const AttentionInputs<Kv> in = MakeInputs<Kv>(args, context.NextCall(), AllHaveVectors(args));
   const Index rows = args.q.dims[0], d = in.queries.head_dim, rows_of_heads = rows * in.queries.heads;
-  const Partials partials = MakePartials<Kv>(memory, args);
+  const Partials partials = MakePartials<Kv>(memory, args, kUsualSplits);
   auto* state = memory.Array<float2>(rows_of_heads);
   UNFOLD_TRY(memory.status());
   const Index blocks = rows * in.kv_heads * CeilDiv(in.queries.heads / in.kv_heads, kHeadsAtOnce) * partials.splits;

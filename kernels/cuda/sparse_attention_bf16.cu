@@ -304,10 +304,9 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   const Place place(in, at_once, kHeads);
   WaitForWorkBefore();
   const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
-  partials.Tell(place, in.kv_heads, row.count());
+  const int used = partials.Tell(place, in.kv_heads, row.count());
   const bool keeps = kept.sums != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;
-  const int used = SplitsOf(row.count());
   for (Index split = place.split; split < used; split += at_once) {
     for (int n = 0; n < kStages; ++n) shared.tiles[warp][n].Clear();
     shared.split.Load(row, static_cast<unsigned>(split), used);

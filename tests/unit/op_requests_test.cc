@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations of a decoding step with several requests at once: each has the bits it has alone. The other tests hold one
-// request against `ref`.
+// Operations of a decoding step with several requests at once: each has the bits it has alone, or those that it has in
+// any company. The other tests hold one request against `ref`.
 #include <cstring>
 #include <deque>
 #include <vector>
@@ -41,6 +41,7 @@ class Request {
     return step;
   }
 
+  const SparseCase& sparse_case() const { return case_; }
   int levels() const { return static_cast<int>(case_.context.levels.size()); }
   UnfoldArgs Append(const Step& step) const {
     UnfoldArgs args;
@@ -105,7 +106,14 @@ void RunStep(const std::deque<Request>& requests, const std::deque<Request::Step
     call(Each(requests, steps, [&](const Request& r, const Request::Step& s) { return r.Score(s, level); }));
     call(Each(requests, steps, [&](const Request& r, const Request::Step& s) { return r.Select(s, level); }));
   }
-  call(Each(requests, steps, [](const Request& r, const Request::Step& s) { return r.Attend(s); }));
+}
+
+// Attention of requests [begin, end).
+Status AttendSome(Backend& backend, const std::deque<Request>& requests, const std::deque<Request::Step>& steps,
+                  std::size_t begin, std::size_t end) {
+  std::vector<SparseAttentionArgs> args;
+  for (std::size_t i = begin; i < end; ++i) args.push_back(requests[i].Attend(steps[i]));
+  return backend.SparseAttention(args);
 }
 
 struct CallOperation {
@@ -113,10 +121,9 @@ struct CallOperation {
   Status operator()(std::span<const UnfoldArgs> args) const { return backend.Unfold(args); }
   Status operator()(std::span<const GistScoreArgs> args) const { return backend.GistScore(args); }
   Status operator()(std::span<const SelectChunksArgs> args) const { return backend.SelectChunks(args); }
-  Status operator()(std::span<const SparseAttentionArgs> args) const { return backend.SparseAttention(args); }
 };
 
-TEST_P(OpSuite, SeveralRequestsHaveTheBitsOfEachAlone) {
+TEST_P(OpSuite, SeveralRequestsAtOnce) {
   Random random(51);
   for (const DType kv : KvTypes(*backend_)) {
     for (const HeadShape& heads : {HeadShape{2, 7, 128}, HeadShape{1, 16, 64}, HeadShape{1, 2, 80}}) {
@@ -136,6 +143,13 @@ TEST_P(OpSuite, SeveralRequestsHaveTheBitsOfEachAlone) {
         RunStep(requests, alone, levels, [&](const auto& args) {
           for (const auto& own : args) ASSERT_TRUE(Succeeds(call(std::span(&own, 1))));
         });
+        // All; in other companies, of two or three; and by `ref`.
+        ASSERT_TRUE(Succeeds(AttendSome(*backend_, requests, together, 0, requests.size())));
+        for (std::size_t begin = 0; begin < requests.size();) {
+          const std::size_t end = begin + 4 > requests.size() ? requests.size() : begin + 2;
+          ASSERT_TRUE(Succeeds(AttendSome(*backend_, requests, alone, begin, end)));
+          begin = end;
+        }
         for (std::size_t i = 0; i < requests.size(); ++i) {
           const Request::Step &found = together[i], &want = alone[i];
           EXPECT_TRUE(SameBits(found.tail_k, want.tail_k) && SameBits(found.tail_v, want.tail_v)) << i;
@@ -147,6 +161,16 @@ TEST_P(OpSuite, SeveralRequestsHaveTheBitsOfEachAlone) {
           EXPECT_TRUE(SameBits(found.mass, want.mass)) << i;
           EXPECT_TRUE(SameBits(found.out, want.out)) << i;
           EXPECT_TRUE(found.out.Intact() && found.mass.Intact());
+          const Guarded exact = requests[i].sparse_case().Out(), exact_mass = requests[i].MakeStep().mass;
+          SparseAttentionArgs args = requests[i].Attend(found);
+          args.out = exact, args.chunk_mass = exact_mass;
+          ASSERT_TRUE(Succeeds(ref_->SparseAttention(args)));
+          const SparseCase& c = requests[i].sparse_case();
+          for (std::int64_t at = 0; at < exact.size(); ++at) ASSERT_NEAR(found.out[at], exact[at], c.Bound()) << i;
+          const double heads_of_group = static_cast<double>(heads.heads() / heads.kv_heads);
+          for (std::int64_t at = 0; at < exact_mass.size(); ++at) {
+            ASSERT_NEAR(found.mass[at], exact_mass[at], c.WeightBound() * heads_of_group) << i;
+          }
         }
       }
     }
