@@ -283,7 +283,8 @@ Status Backend::CheckUnfold(const UnfoldArgs& args) {
   CheckRope(check, args.rope, head_dim);
   check.Shape("out_k", args.out_k, ArgCheck::kStoredKv, {kv_heads, kAny, head_dim});
   check.Shape("out_v", args.out_v, TypeBit(args.out_k.dtype), {kv_heads, args.out_k.dims[1], head_dim});
-  if (check.ok()) check.Range("row_begin", args.row_begin, 0, args.out_k.dims[1] - rows);
+  check.Range("first_position", args.first_position, -1, kMaxIndex);
+  if (check.ok() && args.first_position < 0) check.Range("row_begin", args.row_begin, 0, args.out_k.dims[1] - rows);
   return check.status();
 }
 

@@ -110,9 +110,9 @@ struct GistPrefillArgs {
 };
 
 // Brings KV rows, as stored, into attention layout: rotates keys to `positions`, widens, rounds to the type of `out_k`,
-// and writes rows [row_begin, row_begin + T) of every head. Unfolds raw chunks into pages, loads gists and sinks,
-// appends the tail. Element (t, h, e) of int8 rows stands for k[t, h, e] * k_scale[h, e], likewise v.
-// Bound: 2 * eps * the sum of both magnitudes of the pair; with bf16 out + 2^-8 * |out|
+// and writes rows [row_begin, row_begin + T) of every head, or those that first_position says. Unfolds raw chunks into
+// pages, loads gists and sinks, appends the tail. Element (t, h, e) of int8 rows stands for k[t, h, e] * k_scale[h, e],
+// likewise v. Bound: 2 * eps * the sum of both magnitudes of the pair; with bf16 out + 2^-8 * |out|
 struct UnfoldArgs {
   Tensor k;          // f32|bf16|int8 [T, Hk, D], not rotated
   Tensor v;          // as k
@@ -121,8 +121,9 @@ struct UnfoldArgs {
   Tensor positions;  // i32 [T]
   RopeTable rope;
   std::int64_t row_begin = 0;
-  Tensor out_k;  // f32|bf16 [Hk, rows, D]
-  Tensor out_v;  // as out_k
+  std::int64_t first_position = -1;  // not negative: row t goes to row positions[t] - first_position instead
+  Tensor out_k;                      // f32|bf16 [Hk, rows, D]
+  Tensor out_v;                      // as out_k
 };
 
 // KV of a context: every tensor of keys and values that one call reads is f32, or every one is bf16 (`kv` in the shapes

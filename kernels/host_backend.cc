@@ -84,6 +84,19 @@ Status CheckIndices(std::string_view op, std::string_view field, const Tensor& i
   return Status::Ok();
 }
 
+Status CheckUnfoldPositions(const UnfoldArgs& args) {
+  UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
+  const std::int64_t last = args.first_position + args.out_k.dims[1] - 1;
+  for (std::int64_t t = 0; t < args.positions.size() && args.first_position >= 0; ++t) {
+    const std::int32_t position = Ints(args.positions)[t];
+    if (position < args.first_position || position > last) {
+      return Bad("Unfold", "positions", t, position,
+                 std::to_string(args.first_position) + " to " + std::to_string(last) + ", the rows of out_k");
+    }
+  }
+  return Status::Ok();
+}
+
 Status CheckContext(std::string_view op, const ContextView& context, bool sinks) {
   ArgCheck check(op);
   const std::int64_t documents = context.num_documents();

@@ -46,6 +46,13 @@ inline std::span<const std::int32_t> Ints(const Tensor& tensor) {
   return {tensor.as<const std::int32_t>(), tensor.rank == 0 ? 0 : static_cast<std::size_t>(tensor.size())};
 }
 
+// Each position of Unfold has a row in the table and, where it says to which row of `out_k` it goes, there.
+Status CheckUnfoldPositions(const UnfoldArgs& args);
+// To which row of `out_k` row t goes.
+inline std::int64_t OutRow(const UnfoldArgs& args, std::int64_t t) {
+  return args.first_position < 0 ? args.row_begin + t : Ints(args.positions)[t] - args.first_position;
+}
+
 // Segments and children of all levels: they begin at 0, do not descend and end at their total. With `sinks` theirs too.
 Status CheckContext(std::string_view op, const ContextView& context, bool sinks);
 

@@ -195,11 +195,11 @@ class RefBackend final : public HostBackend {
   }
 
   Status UnfoldOne(const UnfoldArgs& args) override {
-    UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
+    UNFOLD_TRY(CheckUnfoldPositions(args));
     const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], out_rows = args.out_k.dims[1];
     for (Index row = 0; row < args.k.dims[0] * kv_heads; ++row) {
       const Index t = row / kv_heads, head = row % kv_heads;
-      const Index out_at = (head * out_rows + args.row_begin + t) * head_dim;
+      const Index out_at = (head * out_rows + OutRow(args, t)) * head_dim;
       const auto scaled = [&](const Tensor& x, const Tensor& scale, Index i) {
         return At(x, row * head_dim + i) * (x.dtype == DType::kInt8 ? At(scale, head * head_dim + i) : 1);
       };

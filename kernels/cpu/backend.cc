@@ -154,14 +154,14 @@ static void Dequantise(const Tensor& rows, const Tensor& scale, Index row, Index
 
 Status CpuBackend::UnfoldOne(const UnfoldArgs& args) {
   UNFOLD_TRY(TakesF32("Unfold", {args.out_k}));
-  UNFOLD_TRY(CheckIndices("Unfold", "positions", args.positions, args.rope.cos.dims[0]));
+  UNFOLD_TRY(CheckUnfoldPositions(args));
   const Index kv_heads = args.k.dims[1], head_dim = args.k.dims[2], half = head_dim / 2, out_rows = args.out_k.dims[1];
   Split(args.k.dims[0], 2 * kv_heads * head_dim, [&](Index begin, Index end) {
     CpuScratchPool::Lease scratch(scratch_);
     scratch->row.resize(static_cast<std::size_t>(head_dim));
     for (Index row = begin * kv_heads; row < end * kv_heads; ++row) {
       const Index t = row / kv_heads, head = row % kv_heads;
-      const Index out_at = (head * out_rows + args.row_begin + t) * head_dim;
+      const Index out_at = (head * out_rows + OutRow(args, t)) * head_dim;
       const Index position = args.positions.as<std::int32_t>()[t];
       if (args.k.dtype == DType::kInt8) {
         Dequantise(args.k, args.k_scale, row, head, head_dim, scratch->row.data());

@@ -22,6 +22,7 @@ constexpr std::array<FaultWords, kNumFaults> kWords = {{
     {"Embed: ids", "0 to #"},
     {"Rope: positions", "0 to #"},
     {"Unfold: positions", "0 to #"},
+    {"Unfold: positions", "those of out_k's rows, up to #"},
     {"GistScore: positions", "0 to #"},
     {"GistScore: context.segment_offset", "0 to the first query's position #"},
     {"SparseAttention: positions", "0 to #"},

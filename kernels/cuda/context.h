@@ -32,6 +32,7 @@ enum class FaultKind : int {
   kEmbedIds,
   kRopePositions,
   kUnfoldPositions,
+  kUnfoldOutRows,
   kScorePositions,
   kScoreOffsets,
   kAttentionPositions,

@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 struct UnfoldShape {
-  Index rows, kv_heads, half, out_rows, row_begin, table_rows;
+  Index rows, kv_heads, half, out_rows, row_begin, first_position, table_rows;
 };
 
 template <typename Element, typename Kv>
@@ -174,13 +174,18 @@ __global__ void UnfoldKernel(const __grid_constant__ Together<UnfoldInputs<Eleme
   const Index i = at % shape.half, row = at / shape.half, t = row / shape.kv_heads, head = row % shape.kv_heads;
   const std::int32_t position = in.positions[t];
   if (!InRange(in.faults, FaultKind::kUnfoldPositions, t, position, shape.table_rows)) return;
+  const Index out_row = shape.first_position < 0 ? shape.row_begin + t : position - shape.first_position;
+  if (out_row < 0 || out_row >= shape.out_rows) {
+    NoteFault(in.faults, FaultKind::kUnfoldOutRows, t, position, shape.first_position + shape.out_rows - 1);
+    return;
+  }
   const auto load = [&](const Element* from, const __nv_bfloat16* scale, Index e) {
     const float value = Widen(from[row * 2 * shape.half + e]);
     return scale == nullptr ? value : value * Widen(scale[head * 2 * shape.half + e]);
   };
   const Pair key = Turn({load(in.k, in.k_scale, i), load(in.k, in.k_scale, i + shape.half)},
                         in.cos[position * shape.half + i], in.sin[position * shape.half + i]);
-  const Index to = (head * shape.out_rows + shape.row_begin + t) * 2 * shape.half + i;
+  const Index to = (head * shape.out_rows + out_row) * 2 * shape.half + i;
   Narrow(key.a, in.out_k[to]);
   Narrow(key.b, in.out_k[to + shape.half]);
   Narrow(load(in.v, in.v_scale, i), in.out_v[to]);
@@ -268,7 +273,8 @@ Status UnfoldAll(CudaContext& context, std::span<const UnfoldArgs> requests) {
   Index pairs = 0;
   for (const UnfoldArgs& args : requests) {
     const auto [rows, kv_heads, head_dim, unused] = args.k.dims;
-    const UnfoldShape shape{rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.rope.cos.dims[0]};
+    const UnfoldShape shape{
+        rows, kv_heads, head_dim / 2, args.out_k.dims[1], args.row_begin, args.first_position, args.rope.cos.dims[0]};
     const bool scaled = args.k.dtype == DType::kInt8;
     inputs.push_back({args.k.as<const Element>(), args.v.as<const Element>(),
                       scaled ? args.k_scale.as<const __nv_bfloat16>() : nullptr,

@@ -75,9 +75,9 @@ Status CheckBudget(const std::vector<PartRef>& parts, const PreparedQuestion& qu
 }  // namespace
 
 void AskEnvironment::Advance() {
-  constexpr std::size_t kMostAnswers = 64;  // of a step
-  for (std::size_t begin = 0; begin < taken.size(); begin += kMostAnswers) {
-    Generator::Advance(std::span(taken).subspan(begin, std::min(kMostAnswers, taken.size() - begin)));
+  constexpr std::size_t kMost = DecodeSteps::kMostAnswers;
+  for (std::size_t begin = 0; begin < taken.size(); begin += kMost) {
+    Generator::Advance(std::span(taken).subspan(begin, std::min(kMost, taken.size() - begin)));
   }
   taken.clear();
 }

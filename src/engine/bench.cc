@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/bench_run.h"
+#include "rag/decode_steps.h"
 
 namespace unfold {
 namespace {
@@ -15,7 +16,6 @@ Status InRange(std::string_view name, std::int64_t value, std::int64_t low, std:
 }
 
 Status CheckOptions(BenchKind kind, const BenchOptions& options) {
-  constexpr int kMostAnswers = 64;                             // of a step
   constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;  // positions and tables stay small integers
   if (options.compute != DType::kF32 && options.compute != DType::kBF16) {
     return Status::InvalidArgument("compute must be f32 or bf16, found " + std::string(DTypeName(options.compute)));
@@ -27,7 +27,8 @@ Status CheckOptions(BenchKind kind, const BenchOptions& options) {
   UNFOLD_TRY(InRange("num_levels", options.num_levels, 1, 2));
   UNFOLD_TRY(InRange("section_size", options.section_size, 2, 1024));
   UNFOLD_TRY(InRange("unfold_top_k", options.unfold_top_k, 0, kMostTokens));
-  const int most = kind == BenchKind::kEncode ? 4096 : kind == BenchKind::kDecode ? kMostAnswers : 1;
+  const int most_answers = kind == BenchKind::kDecode ? static_cast<int>(DecodeSteps::kMostAnswers) : 1;
+  const int most = kind == BenchKind::kEncode ? 4096 : most_answers;
   UNFOLD_TRY(InRange("batch", options.batch, 1, most));
   UNFOLD_TRY(InRange("batch times context_tokens", options.batch * options.context_tokens, 1, kMostTokens));
   UNFOLD_TRY(InRange("num_chunks", options.num_chunks, 1, std::int64_t{1} << 32));

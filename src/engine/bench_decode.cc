@@ -7,6 +7,7 @@
 #include "engine/bench_run.h"
 #include "engine/bench_store.h"
 #include "model/cost.h"
+#include "rag/decode_steps.h"
 #include "rag/query_attention.h"
 #include "rag/unfold_cache.h"
 
@@ -52,6 +53,7 @@ class AnswerBench {
   std::vector<TokenId> question_, answer_;
   std::vector<std::unique_ptr<WorkingSet>> working_sets_;  // of each answer of a batch
   std::vector<std::unique_ptr<QueryAttention>> attentions_;
+  std::unique_ptr<DecodeSteps> steps_;
   std::vector<float> logits_;
 };
 
@@ -93,6 +95,7 @@ Status AnswerBench::Open() {
   // Gists are kept too: half a row more than chunks have, for levels and sinks.
   const std::uint64_t gist_bytes = chunks * shape_.num_layers * row_bytes * 3 / 2;
   UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, {page_bytes, RawBytes(), gist_bytes}));
+  steps_ = std::make_unique<DecodeSteps>(*model_);
   UNFOLD_TRY_ASSIGN(prefix_, CausalKv::Make(*model_, shape_.num_layers, 1));
   question_ = run_.RandomTokens(kQuestionTokens);
   answer_ = run_.RandomTokens(steps);
@@ -142,7 +145,7 @@ Status AnswerBench::Answer(std::string_view doing, std::vector<double>& seconds)
     const std::vector<TokenId> tokens(attentions.size(), answer_[i]);
     const double begin = SecondsNow();
     UNFOLD_TRY(CommitPass());
-    UNFOLD_TRY(RunDecodeStep(*model_, attentions, tokens).status());
+    UNFOLD_TRY(steps_->Run(attentions, tokens).status());
     if (i >= kWarmSteps) seconds.push_back(SecondsNow() - begin);
   }
   return Status::Ok();

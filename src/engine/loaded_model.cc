@@ -57,7 +57,8 @@ Status LoadText(const EngineOptions& options, LoadedModel& loaded) {
 }  // namespace
 
 GeneratorContext LoadedModel::Context(const EngineOptions& options) const {
-  return {transformer.get(), &gist, tokenizer.get(), cache.get(), prefix.get(), EncodeBatchTokens(options)};
+  return {transformer.get(), &gist,       tokenizer.get(),           cache.get(),
+          prefix.get(),      steps.get(), EncodeBatchTokens(options)};
 }
 
 std::int64_t LoadedModel::EncodeBatchTokens(const EngineOptions& options) const {
@@ -77,6 +78,7 @@ Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {
                                                      {options.unfold_cache_bytes, options.block_cache_bytes,
                                                       options.gist_cache_bytes}));
   UNFOLD_TRY_ASSIGN(loaded->prefix, ComputePrefix(*loaded->transformer, loaded->gist, *loaded->tokenizer));
+  loaded->steps = std::make_unique<DecodeSteps>(*loaded->transformer);
   return loaded;
 }
 

@@ -27,6 +27,7 @@ struct LoadedModel {
   TextRules text;
   std::unique_ptr<UnfoldCache> cache;
   std::unique_ptr<Prefix> prefix;
+  std::unique_ptr<DecodeSteps> steps;
   std::string tokenizer_hash;
   DType kv_type = DType::kBF16;  // of what it encodes
 

@@ -12,6 +12,7 @@ Result<Tensor> ScratchBuffer::Get(Backend& backend, DType type, std::initializer
   const std::size_t bytes = Tensor(nullptr, type, shape).bytes();
   if (bytes > buffer_.bytes()) {
     buffer_ = Buffer();  // freed first: the old and the new one need not fit together
+    ++moves_;
     UNFOLD_TRY_ASSIGN(buffer_, backend.Allocate(bytes + bytes / 4));
   }
   return buffer_.View(type, shape);
@@ -42,13 +43,21 @@ Result<std::unique_ptr<Transformer>> Transformer::Random(ModelConfig config, Bac
 }
 
 Status Transformer::Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options) {
-  const auto num_tokens = static_cast<std::int64_t>(ids.size());
-  if (num_tokens == 0) return Status::InvalidArgument("a forward pass needs at least one token");
+  UNFOLD_TRY(TakeTokens(ids));
+  return RunTaken(static_cast<std::int64_t>(ids.size()), attention, options);
+}
+
+Status Transformer::TakeTokens(std::span<const TokenId> ids) {
+  if (ids.empty()) return Status::InvalidArgument("a forward pass needs at least one token");
+  return ids_.Upload(backend_, ids).status();
+}
+
+Status Transformer::RunTaken(std::int64_t num_tokens, LayerAttention& attention, const PassOptions& options) {
   query_ = options.query;
   query_type_ = options.query_type;
-  UNFOLD_TRY_ASSIGN(const Tensor id_view, ids_.Upload(backend_, ids));
+  UNFOLD_TRY_ASSIGN(const Tensor ids, ids_.Get(backend_, DType::kInt32, {num_tokens}));
   UNFOLD_TRY_ASSIGN(hidden_view_, hidden_.Get(backend_, DType::kF32, {num_tokens, config_.model_dim}));
-  UNFOLD_TRY(backend_.Embed({.table = weights_.embedding, .ids = id_view, .out = hidden_view_}));
+  UNFOLD_TRY(backend_.Embed({.table = weights_.embedding, .ids = ids, .out = hidden_view_}));
   const int num_layers = options.num_layers > 0 ? options.num_layers : config_.num_layers;
   for (int layer = 0; layer < num_layers; ++layer) {
     UNFOLD_TRY(RunLayer(layer, num_tokens, options.keys_only && layer + 1 == num_layers, attention));
@@ -124,7 +133,7 @@ Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden
   return AddProduct(gate, weights.down, hidden);
 }
 
-Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int64_t end, std::int64_t to) {
+Status Transformer::ComputeLogits(std::int64_t begin, std::int64_t end) {
   const std::int64_t rows = end - begin;
   UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, backend_.WorkingType(compute_), {rows, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {rows, config_.vocab_size}));
@@ -134,7 +143,11 @@ Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int6
                                .out = normed}));
   MatMulArgs product = Product(normed, weights_.output, out);
   product.query = true;  // few rows, whatever the pass was
-  UNFOLD_TRY(backend_.MatMul(product));
+  return backend_.MatMul(product);
+}
+
+Result<std::span<const float>> Transformer::FetchLogits(std::int64_t rows, std::int64_t to) {
+  UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {rows, config_.vocab_size}));
   const auto first = static_cast<std::size_t>(to * config_.vocab_size), count = static_cast<std::size_t>(out.size());
   if (host_logits_.bytes() < (first + count) * sizeof(float)) {
     UNFOLD_TRY_ASSIGN(host_logits_, backend_.AllocateHost((first + count) * sizeof(float)));
@@ -142,6 +155,20 @@ Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int6
   float* host = static_cast<float*>(host_logits_.data()) + first;
   UNFOLD_TRY(backend_.Download(host, out));
   return std::span<const float>(host, count);
+}
+
+Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int64_t end, std::int64_t to) {
+  UNFOLD_TRY(ComputeLogits(begin, end));
+  return FetchLogits(end - begin, to);
+}
+
+std::uint64_t Transformer::moves() const {
+  std::uint64_t moves = 0;
+  for (const ScratchBuffer* buffer :
+       {&ids_, &hidden_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &row_, &logits_}) {
+    moves += buffer->moves();
+  }
+  return moves;
 }
 
 Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {

@@ -34,13 +34,16 @@ class LayerAttention {
 // Grows on demand, so that steady work allocates nothing.
 class ScratchBuffer {
  public:
-  // Not initialised; valid until the next call.
+  // Not initialised; valid until the next call. Memory that has been large enough stays where it is.
   Result<Tensor> Get(Backend& backend, DType type, std::initializer_list<std::int64_t> shape);
   // The same, filled from host memory: i32 [values.size()].
   Result<Tensor> Upload(Backend& backend, std::span<const std::int32_t> values);
+  // How often it has moved.
+  std::uint64_t moves() const { return moves_; }
 
  private:
   Buffer buffer_;
+  std::uint64_t moves_ = 0;
 };
 
 // Thread-compatible: one pass at a time; it owns the activations.
@@ -70,9 +73,18 @@ class Transformer {
   // Runs `ids` [T] through the layers. The result of the last layer stays inside for Logits.
   Status Run(std::span<const TokenId> ids, LayerAttention& attention, const PassOptions& options);
   Status Run(std::span<const TokenId> ids, LayerAttention& attention) { return Run(ids, attention, PassOptions{}); }
+  // Its two parts. The second can be recorded (Backend::Record), and then run as long as moves() is what it was.
+  Status TakeTokens(std::span<const TokenId> ids);
+  Status RunTaken(std::int64_t num_tokens, LayerAttention& attention, const PassOptions& options);
+
   // Logits of rows [begin, end) of the last full pass, V floats each, in host memory of the model's own, from row `to`
   // on; what stands there is valid until a call that writes it, or asks for more memory.
   Result<std::span<const float>> Logits(std::int64_t begin, std::int64_t end, std::int64_t to = 0);
+  // Its two parts, of which the first can be recorded. Logits lie [rows, V] in between.
+  Status ComputeLogits(std::int64_t begin, std::int64_t end);
+  Result<std::span<const float>> FetchLogits(std::int64_t rows, std::int64_t to = 0);
+  // How often memory has moved that passes and logits use.
+  std::uint64_t moves() const;
   // Of one row.
   Status Logits(std::int64_t row, std::vector<float>& logits);
 

@@ -24,19 +24,18 @@ Tensor CausalKv::View(int layer, int which) const {
   return Tensor(data, type_, {kv_heads_, capacity_, head_dim_});
 }
 
-UnfoldArgs CausalKv::Append(const Transformer& model, int layer, std::int64_t row_begin, const Tensor& keys,
+UnfoldArgs CausalKv::Append(const Transformer& model, int layer, std::int64_t first_position, const Tensor& keys,
                             const Tensor& values, const Tensor& positions) const {
   return {.k = keys,
           .v = values,
           .positions = positions,
           .rope = model.rope(),
-          .row_begin = row_begin,
+          .first_position = first_position,
           .out_k = k(layer),
           .out_v = v(layer)};
 }
 
 Status CausalAttention::Prepare(std::int64_t num_tokens, std::int64_t first) {
-  first_ = first;
   std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
   std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(first));
   UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
@@ -44,7 +43,7 @@ Status CausalAttention::Prepare(std::int64_t num_tokens, std::int64_t first) {
 }
 
 Status CausalAttention::Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  UNFOLD_TRY(model_.backend().Unfold(kv_.Append(model_, layer, first_, k, v, positions_)));
+  UNFOLD_TRY(model_.backend().Unfold(kv_.Append(model_, layer, /*first_position=*/0, k, v, positions_)));
   if (q.data == nullptr) return Status::Ok();
   SparseAttentionArgs args;
   args.q = q;

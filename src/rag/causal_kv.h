@@ -19,8 +19,9 @@ class CausalKv {
   // Room for `capacity` tokens in each of `num_layers` layers.
   static Result<CausalKv> Make(Transformer& model, int num_layers, std::int64_t capacity);
 
-  // What writes rows [row_begin, row_begin + T) of `layer`: k and v [T, Hk, D] as the layer computed them.
-  UnfoldArgs Append(const Transformer& model, int layer, std::int64_t row_begin, const Tensor& k, const Tensor& v,
+  // What writes the rows of `layer` that stand at `positions`, row 0 at `first_position`: k and v [T, Hk, D] as the
+  // layer computed them.
+  UnfoldArgs Append(const Transformer& model, int layer, std::int64_t first_position, const Tensor& k, const Tensor& v,
                     const Tensor& positions) const;
 
   std::int64_t capacity() const { return capacity_; }
@@ -49,7 +50,6 @@ class CausalAttention : public LayerAttention {
   CausalKv& kv_;
   ScratchBuffer position_memory_;
   Tensor positions_;
-  std::int64_t first_ = 0;
 };
 
 }  // namespace unfold

@@ -215,8 +215,7 @@ Status Generator::RunStep(std::span<Generator* const> answers) {
     attentions.push_back(answer->attention_.get());
     tokens.push_back(answer->answer_.back());
   }
-  UNFOLD_TRY_ASSIGN(const std::span<const float> logits,
-                    RunDecodeStep(*answers.front()->context_.model, attentions, tokens));
+  UNFOLD_TRY_ASSIGN(const std::span<const float> logits, answers.front()->context_.steps->Run(attentions, tokens));
   for (std::size_t i = 0; i < answers.size(); ++i) {
     const auto own = logits.subspan(i * logits.size() / answers.size(), logits.size() / answers.size());
     answers[i]->logits_.assign(own.begin(), own.end());

@@ -15,6 +15,7 @@
 #include "model/gist_config.h"
 #include "model/transformer.h"
 #include "rag/causal_kv.h"
+#include "rag/decode_steps.h"
 #include "rag/query_attention.h"
 #include "rag/sampler.h"
 #include "rag/text_stream.h"
@@ -39,6 +40,7 @@ struct GeneratorContext {
   const Tokenizer* tokenizer = nullptr;
   UnfoldCache* cache = nullptr;
   const Prefix* prefix = nullptr;
+  DecodeSteps* steps = nullptr;
   std::int64_t dense_batch_tokens = 2048;
 };
 

@@ -2,12 +2,15 @@
 #include "rag/query_attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <utility>
 
 namespace unfold {
 namespace {
+
+std::atomic<std::uint64_t> num_questions{0};
 
 constexpr std::size_t kMostTurnedBytes = std::size_t{256} << 20;  // for more, each operation takes rows in turn
 
@@ -21,7 +24,8 @@ std::int64_t DefaultTopK(std::int64_t num_tokens, double compression, int group_
 
 QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens,
                                WorkingSet* context, CausalKv tail, SelectionBudget budget, CancelCheck check)
-    : model_(model),
+    : id_(++num_questions),
+      model_(model),
       prefix_(prefix),
       prefix_tokens_(prefix_tokens),
       context_(context),
@@ -33,18 +37,31 @@ QueryAttention::QueryAttention(Transformer& model, const CausalKv& prefix, std::
   report_.first_chosen.resize(model_.config().num_layers);
 }
 
-Status QueryAttention::BeginPass(std::int64_t num_tokens, bool ahead) {
+Status QueryAttention::BeginPass(std::int64_t num_tokens) {
+  UNFOLD_TRY(GoOn(num_tokens, /*ahead=*/false));
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
+  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(TailPosition() + tail_tokens_));
+  UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
+  return Status::Ok();
+}
+
+Status QueryAttention::BeginStep(const Tensor& position, bool ahead) {
+  positions_ = position;
+  return GoOn(1, ahead);
+}
+
+Status QueryAttention::GoOn(std::int64_t num_tokens, bool ahead) {
   tail_tokens_ += pass_tokens_;
   pass_tokens_ = num_tokens;
   ahead_ = ahead;
   row_documents_ = {};
   if (tail_tokens_ + num_tokens > tail_.capacity())
     return Status::Internal("the tail of a query is longer than planned");
-  if (!report_.chunk_mass.empty()) UNFOLD_TRY(PrepareCounts());
-  std::vector<std::int32_t> positions(static_cast<std::size_t>(num_tokens));
-  std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(TailPosition() + tail_tokens_));
-  UNFOLD_TRY_ASSIGN(positions_, position_memory_.Upload(model_.backend(), positions));
-  return Status::Ok();
+  return report_.chunk_mass.empty() ? Status::Ok() : PrepareCounts();
+}
+
+Result<std::uint64_t> QueryAttention::UpdatePool() {
+  return context_ == nullptr ? Result<std::uint64_t>(0) : context_->UpdatePool();
 }
 
 // Where a pass leaves what it attends.
@@ -63,10 +80,11 @@ Status QueryAttention::PrepareCounts() {
   return backend.Copy(counted_mass_, mass_);
 }
 
-Result<bool> QueryAttention::EndPass() {
-  if (!ahead_ || context_ == nullptr) return true;
-  return context_->EndPass();
+bool QueryAttention::EndStep(std::span<const PagesFound> found) {
+  return !ahead_ || context_ == nullptr || context_->EndPass(found);
 }
+
+const UnfoldCache* QueryAttention::cache() const { return context_ == nullptr ? nullptr : &context_->cache(); }
 
 Status QueryAttention::BeginAgain() {
   ++passes_repeated_;
@@ -160,8 +178,8 @@ Status QueryAttention::Attend(std::span<QueryAttention* const> questions, int la
     end += own->pass_tokens_;
     if (own->failure_.ok()) own->failure_ = own->check_();
     if (!own->failure_.ok()) continue;
-    appended.push_back(
-        own->tail_.Append(own->model_, layer, own->tail_tokens_, k.Rows(row, end), v.Rows(row, end), own->positions_));
+    appended.push_back(own->tail_.Append(own->model_, layer, own->TailPosition(), k.Rows(row, end), v.Rows(row, end),
+                                         own->positions_));
     if (!keys_only) UNFOLD_TRY(own->FillPart(layer, q.Rows(row, end), out.Rows(row, end), parts.emplace_back()));
   }
   UNFOLD_TRY(backend.Unfold(appended));
@@ -311,49 +329,12 @@ Status QueryAttention::ReportFirst() {
   return Status::Ok();
 }
 
-namespace {
-
-// Attention of a pass in which every question has rows of its own.
-class AttentionOfMany : public LayerAttention {
- public:
-  explicit AttentionOfMany(std::span<QueryAttention* const> questions) : questions_(questions) {}
-  Status Attend(int layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
-    return QueryAttention::Attend(questions_, layer, q, k, v, out);
-  }
-
- private:
-  std::span<QueryAttention* const> questions_;
-};
-
-}  // namespace
-
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids,
                     std::vector<float>& logits) {
   const auto num_tokens = static_cast<std::int64_t>(ids.size());
   UNFOLD_TRY(attention.BeginPass(num_tokens));
   UNFOLD_TRY(model.Run(ids, attention, {.num_layers = 0, .keys_only = false, .query = true}));
   return model.Logits(num_tokens - 1, logits);
-}
-
-Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
-                                             std::span<const TokenId> ids) {
-  // Where work is queued, a step that finds all it needs in memory waits for no layer.
-  for (QueryAttention* attention : attentions) UNFOLD_TRY(attention->BeginPass(1, model.backend().RunsBehind()));
-  const Transformer::PassOptions options{.num_layers = 0, .keys_only = false, .query = true};
-  AttentionOfMany all(attentions);
-  UNFOLD_TRY(model.Run(ids, all, options));
-  UNFOLD_TRY_ASSIGN(const std::span<const float> logits, model.Logits(0, static_cast<std::int64_t>(ids.size())));
-  for (std::size_t i = 0; i < attentions.size(); ++i) {
-    if (!attentions[i]->failure().ok()) continue;
-    UNFOLD_TRY_ASSIGN(const bool done, attentions[i]->EndPass());
-    if (done) continue;
-    UNFOLD_TRY(attentions[i]->BeginAgain());
-    const Status status = model.Run(ids.subspan(i, 1), *attentions[i], options);
-    if (!attentions[i]->failure().ok()) continue;
-    UNFOLD_TRY(status);
-    UNFOLD_TRY(model.Logits(0, 1, static_cast<std::int64_t>(i)).status());
-  }
-  return logits;
 }
 
 }  // namespace unfold

@@ -42,12 +42,21 @@ class QueryAttention : public LayerAttention {
   QueryAttention(Transformer& model, const CausalKv& prefix, std::int64_t prefix_tokens, WorkingSet* context,
                  CausalKv tail, SelectionBudget budget, CancelCheck check);
 
-  // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query. With `ahead`
-  // no layer waits for the backend, and raw KV that is not in memory is not read.
-  Status BeginPass(std::int64_t num_tokens, bool ahead = false);
-  // After the pass. False when raw KV was lacking: the pass is to be done again, not ahead.
-  Result<bool> EndPass();
-  // Announces the same pass again.
+  // No other question has it, nor had.
+  std::uint64_t id() const { return id_; }
+  // Announces a pass over `num_tokens` tokens, the next of the tail. The last of them is an answer query. Layers wait
+  // for the backend, and read raw KV that is not in memory.
+  Status BeginPass(std::int64_t num_tokens);
+  // Announces a pass over the next token, which stands at `position`, i32 [1] on the backend, of NextPosition(). With
+  // `ahead` no layer waits for the backend, and raw KV that is not in memory is not read.
+  Status BeginStep(const Tensor& position, bool ahead);
+  std::int32_t NextPosition() const { return static_cast<std::int32_t>(TailPosition() + tail_tokens_ + pass_tokens_); }
+  // Before a step: brings tables up to date that it reads. How often memory has moved that it uses.
+  Result<std::uint64_t> UpdatePool();
+  // After a step; `found` is that of cache(). False when raw KV was lacking: the step is to be done again, not ahead.
+  bool EndStep(std::span<const PagesFound> found);
+  const UnfoldCache* cache() const;  // null without documents
+  // Announces the same pass again, not ahead.
   Status BeginAgain();
   // Announces a pass over link tokens, `num_links` for each document of the context in order (method.md section 6).
   Status BeginLinks(std::int64_t num_links);
@@ -81,9 +90,11 @@ class QueryAttention : public LayerAttention {
   static Status UnfoldAndAttend(Backend& backend, int layer, std::span<LayerPart> parts);
   Status KeepFirst(int layer, const ChosenGists& chunks);
   Status ReportFirst();
+  Status GoOn(std::int64_t num_tokens, bool ahead);
   Status PrepareCounts();
   void CountShares(std::span<const std::int32_t> counts, std::int64_t rows);
 
+  const std::uint64_t id_;
   Transformer& model_;
   const CausalKv& prefix_;
   std::int64_t prefix_tokens_;
@@ -120,11 +131,6 @@ class QueryAttention : public LayerAttention {
 // KV that is not in memory.
 Status RunQueryPass(Transformer& model, QueryAttention& attention, std::span<const TokenId> ids,
                     std::vector<float>& logits);
-
-// A step of several answers in one pass: ids[i] is the next token of attentions[i]. Logits of the tokens after them, V
-// each, in host memory, valid until the model's next pass; none for those whose failure() says why.
-Result<std::span<const float>> RunDecodeStep(Transformer& model, std::span<QueryAttention* const> attentions,
-                                             std::span<const TokenId> ids);
 
 }  // namespace unfold
 

@@ -87,6 +87,7 @@ Result<Tensor> RawBlocks::Table() {
   if (size() != table_size_) {
     UNFOLD_TRY_ASSIGN(table_, backend_.Allocate(rows_.size() * sizeof(RawRows)));
     table_size_ = size();
+    ++moves_;
     changed_begin_ = 0, changed_end_ = size();
   }
   if (changed_begin_ < changed_end_) {

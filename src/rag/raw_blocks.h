@@ -37,6 +37,7 @@ class RawBlocks {
 
   // The table that operations read (PagePool::raw), brought up to date on the backend.
   Result<Tensor> Table();
+  std::uint64_t moves() const { return moves_; }  // of the table
 
  private:
   struct Held {
@@ -59,6 +60,7 @@ class RawBlocks {
   std::multimap<std::size_t, std::byte*> free_;
   Buffer table_;
   std::int64_t table_size_ = 0, changed_begin_ = 0, changed_end_ = 0;
+  std::uint64_t moves_ = 0;
 };
 
 }  // namespace unfold

@@ -81,6 +81,11 @@ Status UnfoldCache::MakePages(int max_chunk_tokens, std::uint64_t page_bytes) {
   UNFOLD_TRY(Fill(backend, page_call_.View(DType::kInt32, {num_pages}), 0));
   UNFOLD_TRY_ASSIGN(counts_, backend.Allocate(sizeof(PageCounts)));
   const PageCounts none;
+  const std::vector<PagesFound> nothing(kMostWorkingSets);
+  UNFOLD_TRY_ASSIGN(found_, backend.Allocate(kMostWorkingSets * sizeof(PagesFound)));
+  UNFOLD_TRY(backend.Upload(found_.View(DType::kInt8, {kMostWorkingSets, sizeof(PagesFound)}), nothing.data()));
+  found_places_ = std::make_shared<RangeAllocator>();
+  found_places_->Grow(kMostWorkingSets);
   UNFOLD_TRY(backend.Upload(counts_.View(DType::kInt8, {sizeof(PageCounts)}), &none));
   UNFOLD_TRY_ASSIGN(missing_, backend.Allocate(kMostMissing * sizeof(std::int32_t)));
   return Status::Ok();
@@ -94,6 +99,7 @@ Status UnfoldCache::GrowSlots(std::int64_t size) {
   UNFOLD_TRY_ASSIGN(Buffer larger, backend.Allocate(pages.size() * sizeof(std::int32_t)));
   UNFOLD_TRY(backend.Upload(larger.View(DType::kInt32, {size}), pages.data()));
   slot_page_ = std::move(larger);
+  ++slot_moves_;
   slots_.Grow(size);
   return Status::Ok();
 }
@@ -177,6 +183,35 @@ Status UnfoldCache::DropPages() {
   UNFOLD_TRY(backend.Upload(device, &counts));
   UNFOLD_TRY(Fill(backend, page_slot_.View(DType::kInt32, {num_pages()}), -1));
   return Fill(backend, slot_page_.View(DType::kInt32, {slots_.size()}), -1);
+}
+
+Result<std::shared_ptr<const std::size_t>> UnfoldCache::HoldFound() {
+  const std::int64_t place = found_places_->Take(1);
+  if (place < 0) {
+    return Status::ResourceExhausted(std::to_string(kMostWorkingSets) + " questions are being answered already");
+  }
+  std::shared_ptr<const std::size_t> held(new std::size_t(static_cast<std::size_t>(place)),
+                                          [places = found_places_](const std::size_t* own) {
+                                            places->Give(static_cast<std::int64_t>(*own), 1);
+                                            delete own;
+                                          });
+  const PagesFound none;
+  UNFOLD_TRY(model_.backend().Upload(FoundAt(*held), &none));
+  return held;
+}
+
+Tensor UnfoldCache::FoundAt(std::size_t place) const {
+  const auto row = static_cast<std::int64_t>(place);
+  return found_.View(DType::kInt8, {kMostWorkingSets, sizeof(PagesFound)})
+      .Rows(row, row + 1)
+      .Reshape({sizeof(PagesFound)});
+}
+
+Result<std::vector<PagesFound>> UnfoldCache::Found() const {
+  std::vector<PagesFound> found(kMostWorkingSets);
+  UNFOLD_TRY(
+      model_.backend().Download(found.data(), found_.View(DType::kInt8, {kMostWorkingSets, sizeof(PagesFound)})));
+  return found;
 }
 
 Result<PageCounts> UnfoldCache::Counts() {

@@ -64,6 +64,15 @@ class UnfoldCache {
   // Forgets all pages; their chunks are unfolded again when they are next chosen. Waits for all work.
   Status DropPages();
 
+  // A place for what calls find for a working set, kept while it is held; zeros at first. ResourceExhausted when there
+  // are kMostWorkingSets.
+  Result<std::shared_ptr<const std::size_t>> HoldFound();
+  Tensor FoundAt(std::size_t place) const;  // int8 [sizeof(PagesFound)]
+  // Of all places. Waits for all work.
+  Result<std::vector<PagesFound>> Found() const;
+  // How often tables have moved that UnfoldChunks reads.
+  std::uint64_t moves() const { return slot_moves_ + blocks_.moves(); }
+
   // Waits for all work.
   Result<PageCounts> Counts();
   // What the last UnfoldChunks missed, as far as it could tell; indices of blocks.
@@ -87,12 +96,16 @@ class UnfoldCache {
   };
 
   Transformer& model_;
-  Buffer memory_k_, memory_v_, page_slot_, page_call_, slot_page_, counts_, missing_;
+  static constexpr std::size_t kMostWorkingSets = 256;
+
+  Buffer memory_k_, memory_v_, page_slot_, page_call_, slot_page_, counts_, missing_, found_;
   Tensor pages_k_, pages_v_;
   RawBlocks blocks_;
   GistCache gists_;
   RangeAllocator slots_, block_places_;
-  std::list<Part> parts_;  // the last held first
+  std::uint64_t slot_moves_ = 0;
+  std::shared_ptr<RangeAllocator> found_places_;  // whoever holds a place may outlive us
+  std::list<Part> parts_;                         // the last held first
   std::unordered_map<PartKey, std::list<Part>::iterator, PartKeyHash> part_of_;
 };
 

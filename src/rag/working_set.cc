@@ -67,9 +67,8 @@ Status WorkingSet::UploadTables() {
   UNFOLD_TRY(upload(segment_sink_, device_sink_));
   UNFOLD_TRY_ASSIGN(device_places_, model_.backend().Allocate(places_.size() * sizeof(ChunkPlace)));
   UNFOLD_TRY(model_.backend().Upload(PlacesView(), places_.data()));
-  if (device_found_.data() == nullptr) {
-    UNFOLD_TRY_ASSIGN(device_found_, model_.backend().Allocate(sizeof(PagesFound)));
-    UNFOLD_TRY(model_.backend().Upload(FoundView(), &last_found_));
+  if (found_place_ == nullptr) {
+    UNFOLD_TRY_ASSIGN(found_place_, cache_.HoldFound());
   }
   for (Level& level : levels_) {
     UNFOLD_TRY(upload(level.segment, level.device_segment));
@@ -359,7 +358,7 @@ std::uint64_t WorkingSet::RawBlockBytes() const {
 }
 
 Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& chosen, const Tensor& chunks) {
-  UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks, FoundView()};
+  UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks, cache_.FoundAt(*found_place_)};
   UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
   return args;
 }
@@ -368,7 +367,8 @@ Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& ch
   for (std::uint64_t unfolded = 0;;) {
     UNFOLD_TRY_ASSIGN(const UnfoldChunksArgs args, Unfolding(layer, chosen, chunks));
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
-    UNFOLD_TRY_ASSIGN(const PagesFound since, TakeFound());
+    UNFOLD_TRY_ASSIGN(const std::vector<PagesFound> found, cache_.Found());
+    const PagesFound since = TakeFound(found);
     UNFOLD_TRY_ASSIGN(const PageCounts counts, cache_.Counts());
     if (counts.pages_lacking > 0) {
       return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
@@ -387,22 +387,26 @@ Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& ch
   }
 }
 
-Result<PagesFound> WorkingSet::TakeFound() {
-  PagesFound found;
-  UNFOLD_TRY(model_.backend().Download(&found, FoundView()));
+PagesFound WorkingSet::TakeFound(std::span<const PagesFound> all) {
+  const PagesFound& found = all[*found_place_];
   const PagesFound since{found.pages_hit - last_found_.pages_hit, found.pages_unfolded - last_found_.pages_unfolded,
                          found.raw_bytes - last_found_.raw_bytes, found.left_out - last_found_.left_out};
   last_found_ = found;
   return since;
 }
 
-Result<bool> WorkingSet::EndPass() {
-  UNFOLD_TRY_ASSIGN(const PagesFound since, TakeFound());
+bool WorkingSet::EndPass(std::span<const PagesFound> found) {
+  const PagesFound since = TakeFound(found);
   if (since.left_out > 0) return false;  // the pass is done again, and counted then
   pages_hit_ += since.pages_hit;
   pages_missed_ += since.pages_unfolded;
   unfolded_bytes_ += since.raw_bytes;
   return true;
+}
+
+Result<std::uint64_t> WorkingSet::UpdatePool() {
+  UNFOLD_TRY(cache_.Pool().status());
+  return cache_.moves();
 }
 
 }  // namespace unfold

@@ -64,8 +64,11 @@ class WorkingSet {
   Result<UnfoldChunksArgs> Unfolding(int layer, const ChosenGists& chosen, const Tensor& chunks);
   // Unfolds them, reads what is not in memory and leaves nothing out.
   Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks);
-  // After all layers of a pass that did not wait: takes its counts. Whether no chosen chunk was left out.
-  Result<bool> EndPass();
+  // After all layers of a pass that did not wait: takes its counts, of UnfoldCache::Found. Whether no chosen chunk was
+  // left out.
+  bool EndPass(std::span<const PagesFound> found);
+  // Brings the tables of the cache up to date. How often they have moved.
+  Result<std::uint64_t> UpdatePool();
   ContextView View(int layer) const;
   const UnfoldCache& cache() const { return cache_; }
 
@@ -108,16 +111,15 @@ class WorkingSet {
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
   Tensor PlacesView() const;
-  Tensor FoundView() const { return device_found_.View(DType::kInt8, {sizeof(PagesFound)}); }
-  // What was found since the last call of this. Waits for all work.
-  Result<PagesFound> TakeFound();
+  // What was found since the last call of this.
+  PagesFound TakeFound(std::span<const PagesFound> found);
 
   Transformer& model_;
   UnfoldCache& cache_;
   std::vector<PlacedPart> parts_;
   std::vector<std::int32_t> segment_offset_, segment_sink_;
   Buffer device_offset_, device_sink_, device_places_;
-  Buffer device_found_;  // PagesFound
+  std::shared_ptr<const std::size_t> found_place_;  // in UnfoldCache::Found
   PagesFound last_found_;
   std::vector<Level> levels_;
   std::vector<ChunkPlace> places_;  // by chunk

@@ -94,13 +94,17 @@ TEST_P(OpErrors, Positions) {
   Guarded positions(DType::kInt32, {2}), out(DType::kF32, {2, 3, 8}), cache(DType::kF32, {3, 5, 8});
   positions.i32()[0] = positions.i32()[1] = 19;
   const RopeArgs args{x, positions, rope.table(), out};
-  const UnfoldArgs unfold{x, x, {}, {}, positions, rope.table(), 3, cache, cache};
+  const UnfoldArgs unfold{x, x, {}, {}, positions, rope.table(), 3, -1, cache, cache};
   ASSERT_TRUE(Succeeds(backend_->Rope(args)));
   ASSERT_TRUE(Succeeds(backend_->Unfold(unfold)));
   Refused(args, &Backend::Rope, "Rope", "D", [](RopeArgs& a) { a.x = a.out = a.x.Reshape({2, 8, 3}); });
   Refused(args, &Backend::Rope, "Rope", "rope.sin", [](RopeArgs& a) { a.rope.sin.dims[0] = 19; });
   Refused(unfold, &Backend::Unfold, "Unfold", "row_begin", [](UnfoldArgs& a) { a.row_begin = 4; });
   Refused(unfold, &Backend::Unfold, "Unfold", "row_begin", [](UnfoldArgs& a) { a.row_begin = -1; });
+  Refused(unfold, &Backend::Unfold, "Unfold", "first_position", [](UnfoldArgs& a) { a.first_position = -2; });
+  for (const std::int64_t first : {14, 20}) {  // rows 5 and -1
+    Refused(unfold, &Backend::Unfold, "Unfold", "positions[0]", [&](UnfoldArgs& a) { a.first_position = first; });
+  }
   Refused(unfold, &Backend::Unfold, "Unfold", "k", [](UnfoldArgs& a) { a.k = As(a.k, DType::kF16); });
   Refused(unfold, &Backend::Unfold, "Unfold", "v", [](UnfoldArgs& a) { a.v = As(a.v, DType::kBF16); });
   Refused(unfold, &Backend::Unfold, "Unfold", "k_scale", [](UnfoldArgs& a) { a.k = a.v = As(a.k, DType::kInt8); });

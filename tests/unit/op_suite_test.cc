@@ -340,7 +340,7 @@ TEST_P(OpSuite, Unfold) {
         Guarded out_k(DType::kF32, {kHeads, kOutRows, head_dim}), out_v(DType::kF32, {kHeads, kOutRows, head_dim});
         Guarded wide(DType::kF32, {rows, kHeads, head_dim}), turned(DType::kF32, {rows, kHeads, head_dim});
         for (std::int64_t i = 0; i < k.size(); ++i) wide.f32()[i] = static_cast<float>(value(k, k_scale, i));
-        const UnfoldArgs args{k, v, k_scale, v_scale, positions, rope.table(), row_begin, out_k, out_v};
+        const UnfoldArgs args{k, v, k_scale, v_scale, positions, rope.table(), row_begin, -1, out_k, out_v};
         ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
         ASSERT_TRUE(Succeeds(backend_->Rope({wide, positions, rope.table(), turned})));
         ASSERT_TRUE(out_k.Intact() && out_v.Intact());
@@ -372,6 +372,23 @@ TEST_P(OpSuite, Unfold) {
   }
 }
 
+// Rows go where their positions say.
+TEST_P(OpSuite, UnfoldAtPositions) {
+  Random random(12);
+  constexpr std::int64_t kHeads = 2, kRows = 3, kOutRows = 9, kDim = 64;
+  const RopeFixture rope(100, kDim);
+  const Guarded k = random.Make(DType::kF32, {kRows, kHeads, kDim}), v = random.Make(DType::kF32, {kRows, kHeads, kDim});
+  Guarded positions(DType::kInt32, {kRows});
+  for (std::int64_t t = 0; t < kRows; ++t) positions.i32()[t] = static_cast<std::int32_t>(44 + t);
+  const Guarded out_k(DType::kF32, {kHeads, kOutRows, kDim}), out_v = out_k, want_k = out_k, want_v = out_k;
+  UnfoldArgs args{k, v, {}, {}, positions, rope.table(), 0, 40, out_k, out_v};
+  ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
+  args.first_position = -1, args.row_begin = 4, args.out_k = want_k, args.out_v = want_v;
+  ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
+  EXPECT_TRUE(out_k.Intact() && out_v.Intact());
+  EXPECT_TRUE(SameBits(out_k, want_k) && SameBits(out_v, want_v));
+}
+
 // In bf16 the rows are those in f32, rounded. A backend that attends f32 alone says so.
 TEST_P(OpSuite, UnfoldToBf16) {
   Random random(11);
@@ -384,7 +401,7 @@ TEST_P(OpSuite, UnfoldToBf16) {
   for (const Guarded& stored : {k, v}) {
     Guarded wide_k(DType::kF32, {kHeads, kRows, kDim}), wide_v(DType::kF32, {kHeads, kRows, kDim});
     Guarded out_k(DType::kBF16, {kHeads, kRows, kDim}), out_v(DType::kBF16, {kHeads, kRows, kDim});
-    UnfoldArgs args{stored, stored, {}, {}, positions, rope.table(), 0, wide_k, wide_v};
+    UnfoldArgs args{stored, stored, {}, {}, positions, rope.table(), 0, -1, wide_k, wide_v};
     ASSERT_TRUE(Succeeds(backend_->Unfold(args)));
     args.out_k = out_k;
     args.out_v = out_v;
