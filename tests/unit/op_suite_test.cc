@@ -377,7 +377,8 @@ TEST_P(OpSuite, UnfoldAtPositions) {
   Random random(12);
   constexpr std::int64_t kHeads = 2, kRows = 3, kOutRows = 9, kDim = 64;
   const RopeFixture rope(100, kDim);
-  const Guarded k = random.Make(DType::kF32, {kRows, kHeads, kDim}), v = random.Make(DType::kF32, {kRows, kHeads, kDim});
+  const Guarded k = random.Make(DType::kF32, {kRows, kHeads, kDim}),
+                v = random.Make(DType::kF32, {kRows, kHeads, kDim});
   Guarded positions(DType::kInt32, {kRows});
   for (std::int64_t t = 0; t < kRows; ++t) positions.i32()[t] = static_cast<std::int32_t>(44 + t);
   const Guarded out_k(DType::kF32, {kHeads, kOutRows, kDim}), out_v = out_k, want_k = out_k, want_v = out_k;
