@@ -174,6 +174,27 @@ Status Backend::StartDownload(void* host, const Tensor& device, DType type) {
   return DoStartDownload(host, device, type);
 }
 
+Result<std::uint64_t> Backend::StartUpload(const Tensor& device, std::span<const HostPiece> pieces) {
+  ArgCheck check("StartUpload");
+  check.Shape("device", device, TypeBit(DType::kInt8), {kAny});
+  check.That(device.size() == 0 || device.data != nullptr, "device", "has no memory");
+  for (const HostPiece& piece : pieces) {
+    check.That(piece.to <= device.bytes() && piece.bytes <= device.bytes() - piece.to, "pieces", "do not fit");
+    check.That(piece.bytes == 0 || piece.from != nullptr, "pieces", "have no memory");
+  }
+  UNFOLD_TRY(check.status());
+  return DoStartUpload(device, pieces);
+}
+
+// At once.
+Result<std::uint64_t> Backend::DoStartUpload(const Tensor& device, std::span<const HostPiece> pieces) {
+  for (const HostPiece& piece : pieces) {
+    const auto begin = static_cast<std::int64_t>(piece.to), end = static_cast<std::int64_t>(piece.to + piece.bytes);
+    UNFOLD_TRY(Upload(device.Rows(begin, end), piece.from));
+  }
+  return std::uint64_t{0};
+}
+
 Status Backend::Copy(const Tensor& from, const Tensor& to) {
   ArgCheck check("Copy");
   check.That(from.dtype == to.dtype && from.size() == to.size(), "to", "must have the type and size of what is copied");

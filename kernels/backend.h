@@ -336,6 +336,12 @@ struct XorWordsArgs {
   Tensor out;    // i32 [1]
 };
 
+// Host memory, and where it goes: bytes [to, to + bytes) of a tensor.
+struct HostPiece {
+  const void* from = nullptr;
+  std::size_t bytes = 0, to = 0;
+};
+
 // Operations recorded once, to be run many times.
 class Recording {
  public:
@@ -380,6 +386,14 @@ class Backend {
   Status StartDownload(void* host, const Tensor& device, DType type);
   // Waits for all downloads that were started, and for no work that was given after them.
   virtual Status FinishDownloads() = 0;
+  // Whether whole pieces of host memory come faster, and beside other work, than where operations read them: then
+  // StartUpload is worth while.
+  virtual bool UploadsAhead() const { return false; }
+  // Starts to bring pieces of memory of AllocateHost to `device`, int8, once the work given before is done. They must
+  // stay until they are there. Returns a number for AwaitUpload.
+  Result<std::uint64_t> StartUpload(const Tensor& device, std::span<const HostPiece> pieces);
+  // Work given from now on waits for that upload; the host does not.
+  virtual Status AwaitUpload(std::uint64_t /*upload*/) { return Status::Ok(); }
   // A tensor for weights that lie in host memory (a mapped file), valid while the backend and that memory live: `ref`
   // returns the view itself, `cpu` a copy in large pages.
   virtual Result<Tensor> ImportWeights(const Tensor& host) = 0;
@@ -420,6 +434,7 @@ class Backend {
   Status CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,
                      std::int64_t documents) const;
   virtual Status DoStartDownload(void* host, const Tensor& device, DType type) = 0;
+  virtual Result<std::uint64_t> DoStartUpload(const Tensor& device, std::span<const HostPiece> pieces);
   virtual Status DoCopy(const Tensor& from, const Tensor& to) = 0;
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
   virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;

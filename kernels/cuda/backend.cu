@@ -3,6 +3,7 @@
 #include "kernels/cuda/downloads.h"
 #include "kernels/cuda/prefill.cuh"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/uploads.h"
 
 namespace unfold {
 namespace {
@@ -24,7 +25,8 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context)
     : context_(std::move(context)),
       tensor_cores_(std::make_unique<TensorCoreProducts>(*context_)),
       prefill_plan_(std::make_unique<DevicePrefillPlan>(*context_)),
-      downloads_(std::make_unique<Downloads>(*context_)) {}
+      downloads_(std::make_unique<Downloads>(*context_)),
+      uploads_(std::make_unique<Uploads>(*context_)) {}
 
 CudaBackend::~CudaBackend() = default;
 
@@ -43,6 +45,12 @@ Status CudaBackend::Download(void* host, const Tensor& device) {
 }
 
 Result<Buffer> CudaBackend::AllocateHost(std::size_t bytes) { return downloads_->AllocateHost(bytes); }
+
+Result<std::uint64_t> CudaBackend::DoStartUpload(const Tensor& device, std::span<const HostPiece> pieces) {
+  return uploads_->Start(device, pieces);
+}
+
+Status CudaBackend::AwaitUpload(std::uint64_t upload) { return uploads_->Await(upload); }
 
 Status CudaBackend::DoStartDownload(void* host, const Tensor& device, DType type) {
   return downloads_->Start(host, device, type);

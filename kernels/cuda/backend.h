@@ -23,6 +23,7 @@ namespace unfold {
 class DevicePrefillPlan;
 class Downloads;
 class TensorCoreProducts;
+class Uploads;
 
 class CudaBackend final : public Backend {
  public:
@@ -40,11 +41,14 @@ class CudaBackend final : public Backend {
   Result<Buffer> AllocateHost(std::size_t bytes) override;
   bool RunsBehind() const override { return true; }
   Status FinishDownloads() override;
+  bool UploadsAhead() const override { return true; }
+  Status AwaitUpload(std::uint64_t upload) override;
   Result<Tensor> ImportWeights(const Tensor& host) override;
   Result<std::unique_ptr<Recording>> Record(std::function<Status()> work) override;
 
  private:
   Status DoStartDownload(void* host, const Tensor& device, DType type) override;
+  Result<std::uint64_t> DoStartUpload(const Tensor& device, std::span<const HostPiece> pieces) override;
   Status DoCopy(const Tensor& from, const Tensor& to) override;
   Status DoEmbed(const EmbedArgs& args) override;
   Status DoRmsNorm(const RmsNormArgs& args) override;
@@ -66,6 +70,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<TensorCoreProducts> tensor_cores_;
   std::unique_ptr<DevicePrefillPlan> prefill_plan_;
   std::unique_ptr<Downloads> downloads_;
+  std::unique_ptr<Uploads> uploads_;
   std::vector<Buffer> weights_;  // of ImportWeights
 };
 

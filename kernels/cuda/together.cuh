@@ -5,7 +5,6 @@
 #define UNFOLD_KERNELS_CUDA_TOGETHER_CUH_
 
 #include <algorithm>
-#include <span>
 #include <vector>
 
 #include "kernels/cuda/common.cuh"

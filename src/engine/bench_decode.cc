@@ -15,7 +15,7 @@ namespace unfold {
 namespace {
 
 constexpr std::int64_t kQuestionTokens = 32;
-constexpr int kWarmSteps = 2;
+constexpr int kWarmSteps = 4;  // until steps are recorded work
 constexpr std::int64_t kDenseBatchTokens = 8192;
 
 // Thread-compatible.
@@ -40,6 +40,7 @@ class AnswerBench {
   // The steps of an answer after its question; seconds of each but the first ones.
   Status Answer(std::string_view doing, std::vector<double>& seconds);
   Status CommitPass();
+  Result<double> UploadRate() const;
   double StepBytes() const;
   double ContextBytes(const WorkingSet& context, const AttentionReport& report) const;
   void Describe(BenchFigure& figure) const;
@@ -94,7 +95,9 @@ Status AnswerBench::Open() {
   const std::uint64_t page_bytes = chunks * shape_.num_layers * row_bytes * page_tokens;
   // Gists are kept too: half a row more than chunks have, for levels and sinks.
   const std::uint64_t gist_bytes = chunks * shape_.num_layers * row_bytes * 3 / 2;
-  UNFOLD_TRY_ASSIGN(cache_, UnfoldCache::Make(*model_, page_tokens, {page_bytes, RawBytes(), gist_bytes}));
+  UNFOLD_TRY_ASSIGN(cache_,
+                    UnfoldCache::Make(*model_, page_tokens,
+                                      {page_bytes, RawBytes(), gist_bytes, UnfoldCache::StageBytes(run_.backend())}));
   steps_ = std::make_unique<DecodeSteps>(*model_);
   UNFOLD_TRY_ASSIGN(prefix_, CausalKv::Make(*model_, shape_.num_layers, 1));
   question_ = run_.RandomTokens(kQuestionTokens);
@@ -146,6 +149,7 @@ Status AnswerBench::Answer(std::string_view doing, std::vector<double>& seconds)
     const double begin = SecondsNow();
     UNFOLD_TRY(CommitPass());
     UNFOLD_TRY(steps_->Run(attentions, tokens).status());
+    for (const QueryAttention* attention : attentions) UNFOLD_TRY(attention->failure());
     if (i >= kWarmSteps) seconds.push_back(SecondsNow() - begin);
   }
   return Status::Ok();
@@ -228,6 +232,32 @@ Status AnswerBench::Decode(std::vector<BenchFigure>& figures) {
   return measure("decode");
 }
 
+// What the bus brings from host memory that the backend has made, in pieces as large as blocks of raw KV; the best of
+// some times. 0 where uploads do not run beside other work.
+Result<double> AnswerBench::UploadRate() const {
+  constexpr std::size_t kPiece = std::size_t{1} << 20, kPieces = 256;
+  constexpr int kTimes = 5;
+  Backend& backend = run_.backend();
+  if (!backend.UploadsAhead()) return 0.0;
+  UNFOLD_TRY_ASSIGN(const Buffer host, backend.AllocateHost(kPiece * kPieces));
+  UNFOLD_TRY_ASSIGN(const Buffer device, backend.Allocate(host.bytes()));
+  const Tensor to = device.View(DType::kInt8, {static_cast<std::int64_t>(host.bytes())});
+  std::vector<HostPiece> pieces;
+  for (std::size_t at = 0; at < host.bytes(); at += kPiece) {
+    pieces.push_back({static_cast<const std::byte*>(host.data()) + at, kPiece, at});
+  }
+  double best = 0;
+  for (int i = 0; i < kTimes; ++i) {
+    std::int8_t last = 0;
+    const double begin = SecondsNow();
+    UNFOLD_TRY_ASSIGN(const std::uint64_t upload, backend.StartUpload(to, pieces));
+    UNFOLD_TRY(backend.AwaitUpload(upload));
+    UNFOLD_TRY(backend.Download(&last, to.Rows(to.size() - 1, to.size())));
+    best = std::max(best, static_cast<double>(host.bytes()) / (SecondsNow() - begin));
+  }
+  return best;
+}
+
 Status AnswerBench::Ttft(std::vector<BenchFigure>& figures) {
   const double weights = CostOf(shape_).decode_bytes;
   enum class From { kStore, kHost, kPages };
@@ -259,6 +289,8 @@ Status AnswerBench::Ttft(std::vector<BenchFigure>& figures) {
   UNFOLD_TRY(measure("ttft", From::kStore));
   if (run_.options().full_attention) return Status::Ok();
   UNFOLD_TRY(measure("ttft_pinned", From::kHost));
+  UNFOLD_TRY_ASSIGN(const double upload_rate, UploadRate());
+  figures.back().counts.emplace_back("host_to_device_bytes_per_s", upload_rate);
   return measure("ttft_unfolded", From::kPages);
 }
 

@@ -74,9 +74,10 @@ Result<std::unique_ptr<LoadedModel>> LoadModel(const EngineOptions& options) {
   UNFOLD_TRY_ASSIGN(loaded->backend, MakeBackend(options.backend, options.num_threads));
   UNFOLD_TRY_ASSIGN(loaded->transformer, Transformer::Load(options.model_path, *loaded->backend, options.compute));
   UNFOLD_TRY(LoadText(options, *loaded));
-  UNFOLD_TRY_ASSIGN(loaded->cache, UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
-                                                     {options.unfold_cache_bytes, options.block_cache_bytes,
-                                                      options.gist_cache_bytes}));
+  UNFOLD_TRY_ASSIGN(loaded->cache,
+                    UnfoldCache::Make(*loaded->transformer, loaded->gist.rules.max_chunk_tokens(),
+                                      {options.unfold_cache_bytes, options.block_cache_bytes, options.gist_cache_bytes,
+                                       UnfoldCache::StageBytes(*loaded->backend)}));
   UNFOLD_TRY_ASSIGN(loaded->prefix, ComputePrefix(*loaded->transformer, loaded->gist, *loaded->tokenizer));
   loaded->steps = std::make_unique<DecodeSteps>(*loaded->transformer);
   return loaded;

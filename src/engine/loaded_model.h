@@ -18,7 +18,7 @@
 
 namespace unfold {
 
-// The text side is immutable and thread-safe; transformer, cache and prefix belong to the engine thread.
+// The text side is immutable and thread-safe; transformer, cache, prefix and steps belong to the engine thread.
 struct LoadedModel {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Transformer> transformer;

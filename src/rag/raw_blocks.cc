@@ -33,7 +33,7 @@ Status RawBlocks::Keep(std::int32_t index, const KvView& block) {
   std::memcpy(memory + 2 * part, block.k_scale(), header.scale_bytes());
   std::memcpy(memory + 2 * part + scales, block.v_scale(), header.scale_bytes());
   order_.push_front(index);
-  held_[index] = {memory, bytes, order_.begin()};
+  held_[index] = {memory, bytes, 2 * part + 2 * scales, order_.begin()};
   Change(index, raw);
   return Status::Ok();
 }
@@ -41,6 +41,9 @@ Status RawBlocks::Keep(std::int32_t index, const KvView& block) {
 void RawBlocks::Drop(std::int32_t index) {
   Held& held = held_[index];
   if (held.memory == nullptr) return;
+  for (StagedSet& set : staged_) {
+    if (std::ranges::find(set.blocks, index) != set.blocks.end()) set.blocks.clear();
+  }
   free_.emplace(held.bytes, held.memory);
   order_.erase(held.place);
   held = Held();
@@ -80,6 +83,72 @@ Result<std::byte*> RawBlocks::Take(std::size_t bytes) {
   auto* memory = static_cast<std::byte*>(slabs_.back().data()) + (slabs_.back().bytes() - slab_left_);
   slab_left_ -= bytes;
   return memory;
+}
+
+Status RawBlocks::Stage(std::span<const std::int32_t> blocks) {
+  if (blocks.empty() || stage_budget_ == 0) return Status::Ok();
+  StagedSet* set = nullptr;
+  for (StagedSet& one : staged_) {
+    if (std::ranges::equal(one.blocks, blocks)) return Status::Ok();
+    if (set == nullptr || one.order < set->order) set = &one;
+  }
+  set->blocks.clear();
+  const Status status = StartStaging(*set, blocks);
+  // Without the memory they are read where they are.
+  return status.code() == StatusCode::kResourceExhausted ? Status::Ok() : status;
+}
+
+Status RawBlocks::StartStaging(StagedSet& set, std::span<const std::int32_t> blocks) {
+  std::vector<HostPiece> pieces;
+  set.bytes = 0;
+  for (const std::int32_t index : blocks) {
+    const Held& held = held_[index];
+    if (held.memory == nullptr) continue;
+    pieces.push_back({held.memory, held.used, static_cast<std::size_t>(set.bytes)});
+    set.bytes += held.used;  // a multiple of kAlignment
+  }
+  if (pieces.empty()) return Status::Ok();
+  set.table_at = set.bytes;
+  set.table_size = size();
+  const std::size_t table_bytes = rows_.size() * sizeof(RawRows), all = set.table_at + table_bytes;
+  if (all > stage_budget_ / staged_.size()) return Status::ResourceExhausted("staging: no room");
+  if (all > set.memory.bytes()) {
+    set.memory = Buffer();
+    UNFOLD_TRY_ASSIGN(set.memory, backend_.Allocate(all + all / 8));
+  }
+  if (table_bytes > set.host_table.bytes()) {
+    UNFOLD_TRY_ASSIGN(set.host_table, backend_.AllocateHost(table_bytes));
+  }
+  auto* table = static_cast<RawRows*>(set.host_table.data());
+  std::copy(rows_.begin(), rows_.end(), table);
+  std::size_t at = 0;
+  for (const std::int32_t index : blocks) {
+    const Held& held = held_[index];
+    if (held.memory == nullptr) continue;
+    const std::byte* to = static_cast<const std::byte*>(set.memory.data()) + at;
+    const auto moved = [&](const void* part) { return to + (static_cast<const std::byte*>(part) - held.memory); };
+    RawRows& rows = table[index];
+    rows.k = moved(rows.k), rows.v = moved(rows.v);
+    rows.k_scale = moved(rows.k_scale), rows.v_scale = moved(rows.v_scale);
+    at += held.used;
+  }
+  pieces.push_back({table, table_bytes, set.table_at});
+  UNFOLD_TRY_ASSIGN(set.upload,
+                    backend_.StartUpload(set.memory.View(DType::kInt8, {static_cast<std::int64_t>(all)}), pieces));
+  set.order = ++num_staged_;
+  set.blocks.assign(blocks.begin(), blocks.end());
+  return Status::Ok();
+}
+
+Result<Tensor> RawBlocks::StagedTable(std::span<const std::int32_t> blocks, std::uint64_t* bytes) {
+  for (const StagedSet& set : staged_) {
+    if (blocks.empty() || !std::ranges::equal(set.blocks, blocks)) continue;
+    UNFOLD_TRY(backend_.AwaitUpload(set.upload));
+    *bytes += set.bytes;
+    auto* table = static_cast<std::byte*>(set.memory.data()) + set.table_at;
+    return Tensor(table, DType::kInt8, {set.table_size, static_cast<std::int64_t>(sizeof(RawRows))});
+  }
+  return Tensor();
 }
 
 Result<Tensor> RawBlocks::Table() {

@@ -48,7 +48,12 @@ class UnfoldCache {
   // A page holds up to `max_chunk_tokens` tokens. Pages and blocks have at least the memory that one needs.
   struct Budgets {
     std::uint64_t page_bytes = 0, block_bytes = 0, gist_bytes = 0;
+    std::uint64_t stage_bytes = 0;  // of the backend's memory, for blocks of the next layers (StageBytes)
   };
+  // What suits the backend.
+  static std::uint64_t StageBytes(const Backend& backend) {
+    return backend.UploadsAhead() ? std::uint64_t{1} << 30 : 0;
+  }
   static Result<std::unique_ptr<UnfoldCache>> Make(Transformer& model, int max_chunk_tokens, const Budgets& budgets);
 
   // A part's place, the same as last time if it is still known, and kept while it is held.
@@ -83,7 +88,9 @@ class UnfoldCache {
 
  private:
   UnfoldCache(Transformer& model, const Budgets& budgets, std::int64_t most_rows)
-      : model_(model), blocks_(model.backend(), budgets.block_bytes, most_rows), gists_(budgets.gist_bytes) {}
+      : model_(model),
+        blocks_(model.backend(), budgets.block_bytes, budgets.stage_bytes, most_rows),
+        gists_(budgets.gist_bytes) {}
   Status MakePages(int max_chunk_tokens, std::uint64_t page_bytes);
   Status GrowSlots(std::int64_t size);
   bool ForgetOldest();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace unfold {
 namespace {
@@ -364,8 +365,13 @@ Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& cho
 }
 
 Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
+  std::uint64_t staged_bytes = 0;
+  UNFOLD_TRY_ASSIGN(Tensor staged, cache_.blocks().StagedTable(BlocksOf(layer), &staged_bytes));
+  unfolded_bytes_ += staged_bytes;
   for (std::uint64_t unfolded = 0;;) {
-    UNFOLD_TRY_ASSIGN(const UnfoldChunksArgs args, Unfolding(layer, chosen, chunks));
+    UNFOLD_TRY_ASSIGN(UnfoldChunksArgs args, Unfolding(layer, chosen, chunks));
+    const bool from_staged = staged.rank != 0;
+    if (from_staged) args.pool.raw = std::exchange(staged, Tensor());
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
     UNFOLD_TRY_ASSIGN(const std::vector<PagesFound> found, cache_.Found());
     const PagesFound since = TakeFound(found);
@@ -376,15 +382,38 @@ Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& ch
                                        " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
     }
     pages_missed_ += since.pages_unfolded;
-    unfolded_bytes_ += since.raw_bytes;
+    if (!from_staged) unfolded_bytes_ += since.raw_bytes;
     if (counts.num_missing == 0) {
       pages_hit_ += since.pages_hit - unfolded;  // those of the calls before were no hits
-      return Status::Ok();
+      return StageNext(layer, unfolded + since.pages_unfolded);
     }
     unfolded += since.pages_unfolded;
     UNFOLD_TRY_ASSIGN(std::vector<std::int32_t> missing, cache_.Missing(counts));
     UNFOLD_TRY(ReadMissing(layer, std::move(missing)));
   }
+}
+
+// Of all parts.
+std::vector<std::int32_t> WorkingSet::BlocksOf(int layer) const {
+  std::vector<std::int32_t> blocks;
+  for (const PlacedPart& part : parts_) {
+    if (part.place == nullptr) continue;
+    const std::int32_t first = part.place->first_block + layer * part.place->blocks_of_layer;
+    for (std::int32_t i = 0; i < part.place->blocks_of_layer; ++i) blocks.push_back(first + i);
+  }
+  return blocks;
+}
+
+// A question's rows together choose most chunks of long documents, in one layer as in the next: where this one unfolded
+// most of them, the blocks of the next two are worth bringing whole.
+Status WorkingSet::StageNext(int layer, std::uint64_t unfolded) {
+  constexpr double kMost = 0.6;
+  const ModelConfig& config = model_.config();
+  if (static_cast<double>(unfolded) < kMost * static_cast<double>(num_chunks() * config.kv_heads)) return Status::Ok();
+  for (int next = layer + 1; next <= layer + 2 && next < config.num_layers; ++next) {
+    UNFOLD_TRY(cache_.blocks().Stage(BlocksOf(next)));
+  }
+  return Status::Ok();
 }
 
 PagesFound WorkingSet::TakeFound(std::span<const PagesFound> all) {

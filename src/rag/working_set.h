@@ -108,6 +108,8 @@ class WorkingSet {
     std::int32_t place;
   };
   Status ReadMissing(int layer, std::vector<std::int32_t> blocks);
+  std::vector<std::int32_t> BlocksOf(int layer) const;
+  Status StageNext(int layer, std::uint64_t unfolded);
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
   Tensor PlacesView() const;
