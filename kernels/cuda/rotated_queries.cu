@@ -13,13 +13,23 @@ namespace {
 
 constexpr int kThreads = 128;
 
+// Four values as sums of two bf16: the coarse parts, then the fine ones.
+__device__ __forceinline__ uint4 CoarseAndFine(const float (&values)[4]) {
+  float fine[4];
+#pragma unroll
+  for (int n = 0; n < 4; ++n) fine[n] = values[n] - __bfloat162float(__float2bfloat16_rn(values[n]));
+  return make_uint4(PackBf16(values[0], values[1]), PackBf16(values[2], values[3]), PackBf16(fine[0], fine[1]),
+                    PackBf16(fine[2], fine[3]));
+}
+
 struct Rotation {
   QueryInputs in;
   int rows, heads_at_once, kv_heads;
   uint4* rotated;
 };
 
-// One row, document and key/value head a block; a thread turns a pair of dims.
+// One row, document and key/value head a block. A thread turns four pairs of dims: those of a lane in a step of the
+// first half of the dims and in the same of the second.
 template <int kMost>
 __global__ void __launch_bounds__(kThreads) RotateKernel(const __grid_constant__ Together<Rotation, kMost> requests) {
   WaitForWorkBefore();
@@ -32,25 +42,24 @@ __global__ void __launch_bounds__(kThreads) RotateKernel(const __grid_constant__
   if (kMost > 1 && t >= requests().rows) return;
   Index position = 0;
   const bool good = PositionIn(in, t, document, &position);
-  auto* to = reinterpret_cast<__nv_bfloat16*>(requests().rotated) + Index{blockIdx.x} * heads_at_once * d * 2;
-  const auto put = [&](int head, int dim, float value) {
-    const int step = dim / 16, inside = dim % 16;  // pairs of dims: 4 lanes, then 4 lanes again
-    __nv_bfloat16* place = to + ((step * heads_at_once + head) * 4 + inside % 8 / 2) * 8 + inside / 8 * 2 + inside % 2;
-    const __nv_bfloat16 coarse = __float2bfloat16_rn(value);
-    place[0] = coarse;
-    place[4] = __float2bfloat16_rn(value - __bfloat162float(coarse));
-  };
-  for (int i = threadIdx.x; i < heads_at_once * half; i += kThreads) {
-    const int head = i / half, e = i % half;
-    float a = 0, b = 0;
+  const float *cos = in.cos + position * half, *sin = in.sin + position * half;
+  const int of_step = 4 * heads_at_once, of_half = half / 16 * of_step;
+  uint4* to = requests().rotated + Index{blockIdx.x} * 2 * of_half;
+  for (int i = threadIdx.x; i < of_half; i += kThreads) {
+    const int head = i % of_step / 4, first = i / of_step * 16 + i % 4 * 2;  // dims first, first + 1 and the same + 8
+    float low[4] = {}, high[4] = {};
     if (head < group && good) {
-      const float* from = in.q + (t * in.heads + kv_head * group + head) * d + e;
-      const float c = in.cos[position * half + e], s = in.sin[position * half + e];
-      a = fmaf(from[0], c, -__fmul_rn(from[half], s));
-      b = fmaf(from[half], c, __fmul_rn(from[0], s));
+      const float* from = in.q + (t * in.heads + kv_head * group + head) * d + first;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const int e = n / 2 * 8 + n % 2;
+        const float a = from[e], b = from[e + half], c = cos[first + e], s = sin[first + e];
+        low[n] = fmaf(a, c, -__fmul_rn(b, s));
+        high[n] = fmaf(b, c, __fmul_rn(a, s));
+      }
     }
-    put(head, e, a);
-    put(head, e + half, b);
+    to[i] = CoarseAndFine(low);
+    to[i + of_half] = CoarseAndFine(high);
   }
 }
 
