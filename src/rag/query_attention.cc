@@ -265,7 +265,7 @@ Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerP
     const ChosenGists parents = under ? args.chosen[level + 1] : ChosenGists{};
     const std::int64_t gists = part.view.gists[level].k.dims[1];
     UNFOLD_TRY_ASSIGN(const Tensor scores,
-                      own.scores_[level].Get(backend, DType::kF32, {own.pass_tokens_, config.heads, gists}));
+                      own.scores_.Get(backend, DType::kF32, {own.pass_tokens_, config.heads, gists}));
     scored.push_back({.q = args.q,
                       .positions = args.positions,
                       .rope = args.rope,

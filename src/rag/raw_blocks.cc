@@ -86,7 +86,7 @@ Result<std::byte*> RawBlocks::Take(std::size_t bytes) {
 }
 
 Status RawBlocks::Stage(std::span<const std::int32_t> blocks) {
-  if (blocks.empty() || stage_budget_ == 0) return Status::Ok();
+  if (blocks.empty() || !stages()) return Status::Ok();
   StagedSet* set = nullptr;
   for (StagedSet& one : staged_) {
     if (std::ranges::equal(one.blocks, blocks)) return Status::Ok();

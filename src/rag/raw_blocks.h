@@ -39,6 +39,7 @@ class RawBlocks {
   Status Keep(std::int32_t index, const KvView& block);
   void Drop(std::int32_t index);
 
+  bool stages() const { return stage_budget_ > 0; }
   // Starts to stage those of `blocks` that are in host memory, if there is room; what was staged longest ago gives way.
   Status Stage(std::span<const std::int32_t> blocks);
   // A table like Table(), of which operations given from now on may read `blocks`, if they are staged: until the next

@@ -365,28 +365,31 @@ Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& cho
 }
 
 Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
-  std::uint64_t staged_bytes = 0;
-  UNFOLD_TRY_ASSIGN(Tensor staged, cache_.blocks().StagedTable(BlocksOf(layer), &staged_bytes));
-  unfolded_bytes_ += staged_bytes;
+  Tensor staged;
+  if (cache_.blocks().stages()) {
+    UNFOLD_TRY_ASSIGN(staged, cache_.blocks().StagedTable(BlocksOf(layer), &unfolded_bytes_));
+  }
   for (std::uint64_t unfolded = 0;;) {
     UNFOLD_TRY_ASSIGN(UnfoldChunksArgs args, Unfolding(layer, chosen, chunks));
     const bool from_staged = staged.rank != 0;
     if (from_staged) args.pool.raw = std::exchange(staged, Tensor());
     UNFOLD_TRY(model_.backend().UnfoldChunks(args));
-    UNFOLD_TRY_ASSIGN(const std::vector<PagesFound> found, cache_.Found());
+    PagesFound found;
+    UNFOLD_TRY(model_.backend().Download(&found, args.found));
     const PagesFound since = TakeFound(found);
+    pages_missed_ += since.pages_unfolded;
+    if (!from_staged) unfolded_bytes_ += since.raw_bytes;
+    if (since.left_out == 0) {
+      pages_hit_ += since.pages_hit - unfolded;  // those of the calls before were no hits
+      return StageNext(layer, unfolded + since.pages_unfolded);
+    }
     UNFOLD_TRY_ASSIGN(const PageCounts counts, cache_.Counts());
     if (counts.pages_lacking > 0) {
       return Status::ResourceExhausted("unfolding: one layer of this question needs more than the " +
                                        std::to_string(cache_.num_pages()) +
                                        " pages of the unfold cache; raise unfold_cache_bytes or choose fewer chunks");
     }
-    pages_missed_ += since.pages_unfolded;
-    if (!from_staged) unfolded_bytes_ += since.raw_bytes;
-    if (counts.num_missing == 0) {
-      pages_hit_ += since.pages_hit - unfolded;  // those of the calls before were no hits
-      return StageNext(layer, unfolded + since.pages_unfolded);
-    }
+    if (counts.num_missing == 0) return Status::Internal("unfolding: chunks were left out, and nothing is missing");
     unfolded += since.pages_unfolded;
     UNFOLD_TRY_ASSIGN(std::vector<std::int32_t> missing, cache_.Missing(counts));
     UNFOLD_TRY(ReadMissing(layer, std::move(missing)));
@@ -409,6 +412,7 @@ std::vector<std::int32_t> WorkingSet::BlocksOf(int layer) const {
 Status WorkingSet::StageNext(int layer, std::uint64_t unfolded) {
   constexpr double kMost = 0.6;
   const ModelConfig& config = model_.config();
+  if (!cache_.blocks().stages()) return Status::Ok();
   if (static_cast<double>(unfolded) < kMost * static_cast<double>(num_chunks() * config.kv_heads)) return Status::Ok();
   for (int next = layer + 1; next <= layer + 2 && next < config.num_layers; ++next) {
     UNFOLD_TRY(cache_.blocks().Stage(BlocksOf(next)));
@@ -416,8 +420,7 @@ Status WorkingSet::StageNext(int layer, std::uint64_t unfolded) {
   return Status::Ok();
 }
 
-PagesFound WorkingSet::TakeFound(std::span<const PagesFound> all) {
-  const PagesFound& found = all[*found_place_];
+PagesFound WorkingSet::TakeFound(const PagesFound& found) {
   const PagesFound since{found.pages_hit - last_found_.pages_hit, found.pages_unfolded - last_found_.pages_unfolded,
                          found.raw_bytes - last_found_.raw_bytes, found.left_out - last_found_.left_out};
   last_found_ = found;
@@ -425,7 +428,7 @@ PagesFound WorkingSet::TakeFound(std::span<const PagesFound> all) {
 }
 
 bool WorkingSet::EndPass(std::span<const PagesFound> found) {
-  const PagesFound since = TakeFound(found);
+  const PagesFound since = TakeFound(found[*found_place_]);
   if (since.left_out > 0) return false;  // the pass is done again, and counted then
   pages_hit_ += since.pages_hit;
   pages_missed_ += since.pages_unfolded;

@@ -113,8 +113,8 @@ class WorkingSet {
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
   Tensor PlacesView() const;
-  // What was found since the last call of this.
-  PagesFound TakeFound(std::span<const PagesFound> found);
+  // What was found since the last call of this, given all that was found.
+  PagesFound TakeFound(const PagesFound& found);
 
   Transformer& model_;
   UnfoldCache& cache_;
