@@ -27,11 +27,23 @@ class HostBackend : public Backend {
   Status DoCopy(const Tensor& from, const Tensor& to) override { return Upload(to, from.data); }
   Status DoCopyRows(std::span<const RowPiece> pieces) override;
   // Requests one after another.
-  Status DoUnfold(std::span<const UnfoldArgs> requests) override;
-  Status DoGistScore(std::span<const GistScoreArgs> requests) override;
-  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override;
+  template <typename Args>
+  Status InTurn(std::span<const Args> requests, Status (HostBackend::*one)(const Args&)) {
+    for (const Args& args : requests) UNFOLD_TRY((this->*one)(args));
+    return Status::Ok();
+  }
+  Status DoUnfold(std::span<const UnfoldArgs> requests) override { return InTurn(requests, &HostBackend::UnfoldOne); }
+  Status DoGistScore(std::span<const GistScoreArgs> requests) override {
+    return InTurn(requests, &HostBackend::GistScoreOne);
+  }
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override {
+    return InTurn(requests, &HostBackend::SelectChunksOne);
+  }
+  Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override {
+    return InTurn(requests, &HostBackend::SparseAttentionOne);
+  }
+  // In one call of the pool.
   Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override;
-  Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override;
   virtual Status UnfoldOne(const UnfoldArgs& args) = 0;
   virtual Status GistScoreOne(const GistScoreArgs& args) = 0;
   virtual Status SelectChunksOne(const SelectChunksArgs& args) = 0;

@@ -210,24 +210,4 @@ Status HostBackend::DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
   return Status::Ok();
 }
 
-Status HostBackend::DoUnfold(std::span<const UnfoldArgs> requests) {
-  for (const UnfoldArgs& args : requests) UNFOLD_TRY(UnfoldOne(args));
-  return Status::Ok();
-}
-
-Status HostBackend::DoGistScore(std::span<const GistScoreArgs> requests) {
-  for (const GistScoreArgs& args : requests) UNFOLD_TRY(GistScoreOne(args));
-  return Status::Ok();
-}
-
-Status HostBackend::DoSelectChunks(std::span<const SelectChunksArgs> requests) {
-  for (const SelectChunksArgs& args : requests) UNFOLD_TRY(SelectChunksOne(args));
-  return Status::Ok();
-}
-
-Status HostBackend::DoSparseAttention(std::span<const SparseAttentionArgs> requests) {
-  for (const SparseAttentionArgs& args : requests) UNFOLD_TRY(SparseAttentionOne(args));
-  return Status::Ok();
-}
-
 }  // namespace unfold

@@ -21,7 +21,8 @@ struct ChunkPlace {
   std::int32_t document = 0;
 };
 
-// Raw rows as stored, of some chunks that follow each other: in memory of AllocateHost, at multiples of 16 bytes.
+// Raw rows as stored, of some chunks that follow each other: in memory of AllocateHost or the backend's own, at
+// multiples of 16 bytes.
 struct RawRows {
   const void* k = nullptr;  // `dtype` [num_rows, Hk, D], not rotated. Null: not in memory
   const void* v = nullptr;
