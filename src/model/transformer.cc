@@ -162,6 +162,12 @@ Result<std::span<const float>> Transformer::Logits(std::int64_t begin, std::int6
   return FetchLogits(end - begin, to);
 }
 
+Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
+  UNFOLD_TRY_ASSIGN(const std::span<const float> values, Logits(row, row + 1));
+  logits.assign(values.begin(), values.end());
+  return Status::Ok();
+}
+
 std::uint64_t Transformer::moves() const {
   std::uint64_t moves = 0;
   for (const ScratchBuffer* buffer :
@@ -169,12 +175,6 @@ std::uint64_t Transformer::moves() const {
     moves += buffer->moves();
   }
   return moves;
-}
-
-Status Transformer::Logits(std::int64_t row, std::vector<float>& logits) {
-  UNFOLD_TRY_ASSIGN(const std::span<const float> values, Logits(row, row + 1));
-  logits.assign(values.begin(), values.end());
-  return Status::Ok();
 }
 
 }  // namespace unfold

@@ -83,10 +83,10 @@ class Transformer {
   // Its two parts, of which the first can be recorded. Logits lie [rows, V] in between.
   Status ComputeLogits(std::int64_t begin, std::int64_t end);
   Result<std::span<const float>> FetchLogits(std::int64_t rows, std::int64_t to = 0);
+  // Those of one row.
+  Status Logits(std::int64_t row, std::vector<float>& logits);
   // How often memory has moved that passes and logits use.
   std::uint64_t moves() const;
-  // Of one row.
-  Status Logits(std::int64_t row, std::vector<float>& logits);
 
  private:
   Transformer(ModelConfig config, SafeTensors checkpoint, Backend& backend, DType compute)
