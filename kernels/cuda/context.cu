@@ -99,10 +99,13 @@ Result<std::unique_ptr<CudaContext>> CudaContext::Make() {
   }
   std::unique_ptr<CudaContext> context(new CudaContext);
   UNFOLD_TRY(context->Explain(cudaSetDevice(0), "cudaSetDevice"));
-  UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&context->num_multiprocessors_, cudaDevAttrMultiProcessorCount, 0),
-                              "the device"));
   int major = 0;
-  UNFOLD_TRY(context->Explain(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "the device"));
+  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+    return context->Explain(cudaDeviceGetAttribute(&value, attribute, 0), "the device");
+  };
+  UNFOLD_TRY(ask(context->num_multiprocessors_, cudaDevAttrMultiProcessorCount));
+  UNFOLD_TRY(ask(context->most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  UNFOLD_TRY(ask(major, cudaDevAttrComputeCapabilityMajor));
   context->launches_early_ = major >= 9;
   UNFOLD_TRY(context->Explain(cudaStreamCreateWithFlags(&context->stream_, cudaStreamNonBlocking), "a stream"));
   if (cublasLtCreate(&context->blas_) != CUBLAS_STATUS_SUCCESS) return Status::Device("cuda: cublasLtCreate failed");
@@ -127,13 +130,10 @@ CudaContext::~CudaContext() {
 // The same for every context of the process, which have their kernels in common.
 Status CudaContext::Prepare(const void* kernel, std::string_view op) {
   if (prepared_.contains(kernel)) return Status::Ok();
-  int device = 0, most = 0;
   cudaFuncAttributes attributes{};
-  UNFOLD_TRY(Explain(cudaGetDevice(&device), op));
-  UNFOLD_TRY(Explain(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), op));
   UNFOLD_TRY(Explain(cudaFuncGetAttributes(&attributes, kernel), op));
   UNFOLD_TRY(Explain(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          most - static_cast<int>(attributes.sharedSizeBytes)),
+                                          most_shared_bytes_ - static_cast<int>(attributes.sharedSizeBytes)),
                      op));
   prepared_.insert(kernel);
   return Status::Ok();

@@ -93,6 +93,7 @@ class CudaContext {
   cudaStream_t stream() const { return stream_; }
   cublasLtHandle_t blas() const { return blas_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
+  int most_shared_bytes() const { return most_shared_bytes_; }  // that a block can have
 
   // Device memory, not initialised. ResourceExhausted names what was asked and what is free.
   Result<Buffer> MakeBuffer(std::size_t bytes);
@@ -168,7 +169,7 @@ class CudaContext {
 
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t blas_ = nullptr;
-  int num_multiprocessors_ = 1;
+  int num_multiprocessors_ = 1, most_shared_bytes_ = 0;
   bool launches_early_ = false;  // compute capability 9.0
   FaultNote* notes_ = nullptr;
   FaultNote* host_notes_ = nullptr;  // pinned: where Settle reads them

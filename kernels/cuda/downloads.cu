@@ -88,8 +88,7 @@ Status Downloads::Start(void* host, const Tensor& device, DType type) {
   staged.data = stage.memory.data();
   const auto must = [&](cudaError_t error) { return context_.Explain(error, "StartDownload"); };
   UNFOLD_TRY(must(cudaStreamWaitEvent(context_.stream(), stage.copied)));
-  Convert(context_, device, staged);
-  UNFOLD_TRY(context_.Launched("StartDownload"));
+  UNFOLD_TRY(Convert(context_, device, staged));
   UNFOLD_TRY(must(cudaEventRecord(stage.filled, context_.stream())));
   UNFOLD_TRY(must(cudaStreamWaitEvent(copies_, stage.filled)));
   UNFOLD_TRY(must(cudaMemcpyAsync(host, staged.data, staged.bytes(), cudaMemcpyDeviceToHost, copies_)));

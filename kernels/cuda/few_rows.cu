@@ -18,8 +18,8 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/product_output.cuh"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/tiled_products.cuh"
 
 namespace unfold {
 namespace {
@@ -37,30 +37,8 @@ constexpr int kStepsAhead = 3;        // that a warp has on their way, of 2 KiB
 
 constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
 
-// A tile has 16 rows of `weight`, or, of a gated product, 8 and the same 8 of `up`.
-struct FewRowsProduct {
-  const Bf16 *weight = nullptr, *up = nullptr;
-  Index columns = 0;
-  int first_tile = 0;
-  ProductOutput out;
-
-  __host__ __device__ int TileColumns() const { return up == nullptr ? kTileColumns : kTileColumns / 2; }
-};
-
 template <typename X>
-struct FewRowsInputs {
-  const X* x = nullptr;
-  int rows = 0, inner = 0, tiles = 0;
-  FewRowsProduct products[kMostProductsAtOnce];  // those that are not used begin past the last tile
-
-  // The product of a tile.
-  __device__ __forceinline__ const FewRowsProduct& ProductOf(int tile) const {
-    int which = 0;
-#pragma unroll
-    for (int p = 1; p < kMostProductsAtOnce; ++p) which = tile >= products[p].first_tile ? p : which;
-    return products[which];
-  }
-};
+using FewRowsInputs = TiledProducts<X, kTileColumns>;
 
 // What the lanes of a warp have of the weights in a step, each as it has copied it: of rows g and g + 8 of a tile.
 struct WeightStep {
@@ -97,7 +75,7 @@ class WeightCursor {
   __device__ __forceinline__ void Aim() {
     left_ = steps_;
     if (tile_ >= in_.tiles) return;
-    const FewRowsProduct& product = in_.ProductOf(tile_);
+    const TiledProduct<kTileColumns>& product = in_.ProductOf(tile_);
     const Index row = Index{tile_ - product.first_tile} * product.TileColumns() + threadIdx.x % kWarp / 4;
     const Index low = min(row, product.columns - 1), high = min(row + 8, product.columns - 1);
     const int first = min(first_dim_, in_.inner - kLaneStep);
@@ -197,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
     }
     __syncthreads();
     const int column = static_cast<int>(threadIdx.x) / kRows, row = static_cast<int>(threadIdx.x) % kRows;
-    const FewRowsProduct& product = in.ProductOf(tile);
+    const TiledProduct<kTileColumns>& product = in.ProductOf(tile);
     const int columns = product.TileColumns();
     if (column < columns && row < in.rows) {
       const auto sum_of = [&](int c) {
@@ -225,16 +203,7 @@ Status Launch(CudaContext& context, const FewRowsInputs<X>& in) {
 
 template <typename X>
 Status Run(CudaContext& context, std::span<const MatMulArgs> products, const Bf16* up) {
-  FewRowsInputs<X> in;
-  in.x = products[0].x.as<const X>();
-  in.rows = static_cast<int>(products[0].x.dims[0]);
-  in.inner = static_cast<int>(products[0].x.dims[1]);
-  for (std::size_t p = 0; p < products.size(); ++p) {
-    const Index columns = products[p].weight.dims[0];
-    in.products[p] = {products[p].weight.as<const Bf16>(), up, columns, in.tiles, ProductOutput(products[p])};
-    in.tiles += static_cast<int>(CeilDiv(columns, in.products[p].TileColumns()));
-  }
-  for (std::size_t p = products.size(); p < kMostProductsAtOnce; ++p) in.products[p].first_tile = in.tiles;
+  const FewRowsInputs<X> in(products, products[0].x.as<const X>(), up);
   return in.rows == 1 ? Launch<X, 1>(context, in) : Launch<X, kFewRows>(context, in);
 }
 
@@ -245,15 +214,6 @@ bool TakesFewRows(const MatMulArgs& args) {
   const bool vectors = inner % kLaneStep == 0 && HasVectors(args.x.data) && HasVectors(args.weight.data);
   return args.query && args.compute == DType::kBF16 && args.weight.dtype == DType::kBF16 && rows >= 1 &&
          rows <= kFewRows && inner > 0 && rows * inner <= kMostX && vectors;
-}
-
-std::size_t ProductsOfSameRows(std::span<const MatMulArgs> products) {
-  std::size_t same = 1;
-  while (same < std::min<std::size_t>(products.size(), kMostProductsAtOnce) && TakesFewRows(products[same]) &&
-         products[same].x.data == products[0].x.data && products[same].x.dtype == products[0].x.dtype) {
-    ++same;
-  }
-  return same;
 }
 
 Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products) {

@@ -233,7 +233,7 @@ Status CudaBackend::DoGistPrefill(const GistPrefillArgs& args) {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
       "GistPrefill"));
   kernel<<<static_cast<unsigned>(shape.num_tiles * heads), kThreads, bytes, context_->stream()>>>(in, out.as<float>());
-  if (narrow) Convert(*context_, out, args.out);
+  if (narrow) UNFOLD_TRY(Convert(*context_, out, args.out));
   return context_->Launched("GistPrefill");
 }
 

@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kSide* kSide)
 // Four elements a thread.
 template <typename From, typename To>
 __global__ void ConvertKernel(const From* from, Index count, bool vectors, To* to) {
+  WaitForWorkBefore();
   const Index i = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x);
   if (i >= count) return;
   const bool whole = vectors && i + 4 <= count;
@@ -105,17 +106,13 @@ constexpr Index kMostQueryRows = 256;     // of a batch that has an algorithm of
 constexpr Index kQueryRowsStep = 16;      // so many numbers of rows share one
 constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // for the parts of sums when K is split
 
-}  // namespace
-
-namespace {
-
 // `x` as `type` at an address of 16 bytes. Null after a failure.
 const void* As(CudaContext& context, CallMemory& memory, const Tensor& x, DType type) {
   if (x.dtype == type && HasVectors(x.data)) return x.data;
   Tensor converted = x;
   converted.dtype = type;
   converted.data = memory.Array<std::byte>(static_cast<Index>(converted.bytes()));
-  if (converted.data != nullptr) Convert(context, x, converted);
+  if (converted.data != nullptr) memory.Note(Convert(context, x, converted));
   return converted.data;
 }
 
@@ -128,14 +125,16 @@ const float* WidenToF32(CudaContext& context, CallMemory& memory, const Tensor& 
   return static_cast<const float*>(As(context, memory, x, DType::kF32));
 }
 
-void Convert(CudaContext& context, const Tensor& from, const Tensor& to) {
-  if (from.size() == 0) return;
+Status Convert(CudaContext& context, const Tensor& from, const Tensor& to) {
+  if (from.size() == 0) return Status::Ok();
   const bool vectors = HasVectors(from.data) && HasVectors(to.data);
+  Status status;
   const auto run = [&]<typename From, typename To>(From*, To*) {
-    ConvertKernel<<<Blocks(from.size(), 4 * 256), 256, 0, context.stream()>>>(from.as<const From>(), from.size(),
-                                                                              vectors, to.as<To>());
+    status = context.Launch(ConvertKernel<From, To>, {CeilDiv(from.size(), 4 * 256), 256, 0, "Convert"},
+                            from.as<const From>(), from.size(), vectors, to.as<To>());
   };
   WithActivationType(from.dtype, [&](auto* x) { WithActivationType(to.dtype, [&](auto* y) { run(x, y); }); });
+  return status;
 }
 
 bool TensorCoreProducts::Takes(const MatMulArgs& args) {
@@ -247,20 +246,44 @@ Status TensorCoreProducts::Run(const MatMulArgs& args) {
   return context_.Launched("MatMul");
 }
 
+namespace {
+
+using Takes = bool (*)(const MatMulArgs&);
+
+// How many of the first products can be done at once: those that `takes` takes and that have the first one's x.
+std::size_t ProductsOfOneX(std::span<const MatMulArgs> products, Takes takes) {
+  std::size_t count = 0;
+  while (count < std::min<std::size_t>(products.size(), kMostProductsAtOnce) && takes(products[count]) &&
+         products[count].x.data == products[0].x.data && products[count].x.dtype == products[0].x.dtype) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
 Status CudaBackend::DoGatedProduct(const GatedProductArgs& args) {
-  const bool few_rows =
-      TakesFewRows(args.gate) && TakesFewRows(args.up) && args.gate.bias.rank == 0 && args.up.bias.rank == 0;
-  return few_rows ? RunGatedFewRows(*context_, args) : Backend::DoGatedProduct(args);
+  const auto both = [&](Takes takes) {
+    return takes(args.gate) && takes(args.up) && args.gate.bias.rank == 0 && args.up.bias.rank == 0;
+  };
+  if (both(TakesFewRows)) return RunGatedFewRows(*context_, args);
+  if (both(TakesSeveralRows) && args.gate.x.dims[0] <= kSeveralRowsGated) return RunGatedSeveralRows(*context_, args);
+  return Backend::DoGatedProduct(args);
 }
 
 Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {
   while (!products.empty()) {
     const MatMulArgs& args = products.front();
     const Index rows = args.x.dims[0], inner = args.x.dims[1], columns = args.weight.dims[0];
-    if (TakesFewRows(args)) {
-      const std::size_t together = ProductsOfSameRows(products);
-      UNFOLD_TRY(RunFewRows(*context_, products.first(together)));
-      products = products.subspan(together);
+    if (const std::size_t few = ProductsOfOneX(products, TakesFewRows); few > 0) {
+      UNFOLD_TRY(RunFewRows(*context_, products.first(few)));
+      products = products.subspan(few);
+      continue;
+    }
+    const std::size_t several = ProductsOfOneX(products, TakesSeveralRows);
+    if (several > 1 || (several == 1 && rows <= kSeveralRowsAlone)) {
+      UNFOLD_TRY(RunSeveralRows(*context_, products.first(several)));
+      products = products.subspan(several);
       continue;
     }
     products = products.subspan(1);

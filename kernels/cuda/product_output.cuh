@@ -19,23 +19,27 @@ class ProductOutput {
         accumulate_(args.accumulate) {}
 
   // The sum of element `at`, which is in `column`.
-  __device__ void Put(Index at, Index column, float sum) const {
-    if (bias_ != nullptr) sum += Bias(column);
-    if (out_type_ == DType::kBF16) {
-      static_cast<__nv_bfloat16*>(out_)[at] = __float2bfloat16_rn(sum);
-      return;
-    }
-    float& place = static_cast<float*>(out_)[at];
-    place = accumulate_ ? place + sum : sum;
-  }
-
- private:
-  __device__ float Bias(Index column) const {
+  __device__ void Put(Index at, Index column, float sum) const { Put(at, sum + Bias(column), Before(at)); }
+  // In parts, so that loads of several elements can be under way together: what the elements of a column have added,
+  // what an element had before, and its sum without that.
+  __device__ __forceinline__ float Bias(Index column) const {
+    if (bias_ == nullptr) return 0;
     if (bias_type_ == DType::kBF16) return Widen(static_cast<const __nv_bfloat16*>(bias_)[column]);
     if (bias_type_ == DType::kF16) return Widen(static_cast<const __half*>(bias_)[column]);
     return static_cast<const float*>(bias_)[column];
   }
+  __device__ __forceinline__ float Before(Index at) const {
+    return accumulate_ ? static_cast<const float*>(out_)[at] : 0.0F;
+  }
+  __device__ __forceinline__ void Put(Index at, float sum, float before) const {
+    if (out_type_ == DType::kBF16) {
+      static_cast<__nv_bfloat16*>(out_)[at] = __float2bfloat16_rn(sum);
+    } else {
+      static_cast<float*>(out_)[at] = accumulate_ ? before + sum : sum;
+    }
+  }
 
+ private:
   void* out_ = nullptr;
   const void* bias_ = nullptr;
   DType out_type_ = DType::kF32, bias_type_ = DType::kF32;

@@ -25,18 +25,22 @@ const __nv_bfloat16* RoundToBf16(CudaContext& context, CallMemory& memory, const
 // Likewise as f32.
 const float* WidenToF32(CudaContext& context, CallMemory& memory, const Tensor& x);
 // `from`, f32 or bf16, as the type of `to`, of equal size.
-void Convert(CudaContext& context, const Tensor& from, const Tensor& to);
+Status Convert(CudaContext& context, const Tensor& from, const Tensor& to);
 
 // Products of a query's few rows, at the speed at which the weights come from memory: bf16 by bf16 on tensor cores
-// (few_rows.cu), and other types (gemv.cu).
-constexpr int kFewRows = 8, kMostProductsAtOnce = 3;
+// (few_rows.cu, several_rows.cu), and other types (gemv.cu).
+constexpr int kFewRows = 8, kSeveralRows = 64, kMostProductsAtOnce = 3;
 bool TakesFewRows(const MatMulArgs& args);
-// With how many of the first products RunFewRows takes at once: those that have their x in common. The first must be
-// one that TakesFewRows.
-std::size_t ProductsOfSameRows(std::span<const MatMulArgs> products);
+bool TakesSeveralRows(const MatMulArgs& args);
+// Up to so many rows several_rows.cu is faster than cuBLASLt with a product that is alone, and with a gated one; with
+// two or three at once it is for all that it takes.
+constexpr int kSeveralRowsAlone = 16, kSeveralRowsGated = 32;
+// Products of one x, up to kMostProductsAtOnce.
 Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products);
-// Both products must be such, without a bias.
+Status RunSeveralRows(CudaContext& context, std::span<const MatMulArgs> products);
+// Both products without a bias.
 Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args);
+Status RunGatedSeveralRows(CudaContext& context, const GatedProductArgs& args);
 bool TakesDecodeProduct(const MatMulArgs& args);
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args);
 

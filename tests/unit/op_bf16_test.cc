@@ -178,7 +178,7 @@ TEST_P(Bf16Activations, MatMul) {
 // few, and columns that fill no tile.
 TEST_P(Bf16Activations, MatMulsOfAQuery) {
   Random random(67);
-  for (std::int64_t rows : {1, 3, 8}) {
+  for (std::int64_t rows : {1, 3, 8, 13, 32, 64}) {
     for (std::int64_t inner : {40, 512}) {
       const Guarded x = random.Make(DType::kBF16, {rows, inner});
       std::vector<ProductCase> cases;
@@ -210,7 +210,7 @@ TEST_P(Bf16Activations, MatMulsOfAQuery) {
 TEST_P(Bf16Activations, GatedProduct) {
   Random random(68);
   for (const DType out_type : kTypes) {
-    for (std::int64_t rows : {1, 3, 8, 9, 40}) {
+    for (std::int64_t rows : {1, 3, 8, 9, 32, 40}) {
       for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{40, 13}, {512, 4000}, {1000, 64}}) {
         const DType x_type = out_type == DType::kBF16 || random.Below(2) == 0 ? DType::kBF16 : DType::kF32;
         ProductCase gate(random, x_type, DType::kBF16, rows, inner, columns),

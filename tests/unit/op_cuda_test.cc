@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the op suite tests on a GPU, and what is the device's alone: memory, values that are found wrong late, running
 // out of memory. A machine without a GPU fails.
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <vector>
 
 #include "op_on_device.h"
@@ -136,6 +138,58 @@ TEST(CudaBackend, RecordedWorkRunsAgainOnNewValues) {
   ASSERT_TRUE(Succeeds((*recorded)->Run()));
   std::vector<float> found(4);
   ASSERT_TRUE(Succeeds(device->Download(found.data(), out)));
+}
+
+// A row of a query has the bits it has in every other batch of more than eight rows, where products share their x and
+// where one is gated (of up to 32): matrices of which a block has part of a tile, and many tiles.
+TEST(CudaBackend, RowsOfAQueryStandAlone) {
+  const std::unique_ptr<Backend> device = MakeDevice();
+  Random random(71);
+  std::deque<Buffer> memory;
+  const auto make = [&](DType type, std::initializer_list<std::int64_t> dims) {
+    Tensor tensor(nullptr, type, dims);
+    Result<Buffer> made = device->Allocate(tensor.bytes());
+    if (made.ok()) tensor.data = memory.emplace_back(*std::move(made)).data();
+    return tensor;
+  };
+  const auto put = [&](const Guarded& host) {
+    const Tensor tensor = make((*host).dtype, {(*host).dims[0], (*host).dims[1]});
+    EXPECT_TRUE(Succeeds(device->Upload(tensor, (*host).data)));
+    return tensor;
+  };
+  constexpr std::int64_t kRows = 64;
+  for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{3584, 512}, {72, 40000}, {1000, 130}}) {
+    const Tensor x = put(random.Make(DType::kBF16, {kRows, inner}));
+    const Tensor weight = put(random.Make(DType::kBF16, {columns, inner})),
+                 up = put(random.Make(DType::kBF16, {columns, inner}));
+    // The sums of these rows of both matrices, and the gated product.
+    const auto multiply = [&](std::int64_t begin, std::int64_t end, bool gated) {
+      const Tensor sums = make(DType::kF32, {2, end - begin, columns});
+      const auto product = [&](const Tensor& matrix, std::int64_t n) {
+        return MatMulArgs{x.Rows(begin, end), matrix, false, sums.Rows(n, n + 1).Reshape({end - begin, columns}),
+                          DType::kBF16,       true};
+      };
+      const MatMulArgs two[] = {product(weight, 0), product(up, 1)};
+      EXPECT_TRUE(Succeeds(gated ? device->GatedProduct({two[0], two[1], two[0].out}) : device->MatMuls(two)));
+      std::vector<float> found(sums.size());
+      EXPECT_TRUE(Succeeds(device->Download(found.data(), sums)));
+      return found;
+    };
+    const auto same = [&](const std::vector<float>& some, const std::vector<float>& all, std::int64_t rows,
+                          std::int64_t begin, std::int64_t end, std::int64_t n) {
+      const std::int64_t count = (end - begin) * columns;
+      return SameBits(some.data() + n * count, all.data() + (n * rows + begin) * columns, count * sizeof(float));
+    };
+    const std::vector<float> all = multiply(0, kRows, false), all_gated = multiply(0, kRows / 2, true);
+    for (const auto& [begin, end] : {std::array<std::int64_t, 2>{3, 12}, {16, 32}, {2, 31}, {11, 40}, {31, 64}}) {
+      const std::vector<float> some = multiply(begin, end, false);
+      EXPECT_TRUE(same(some, all, kRows, begin, end, 0)) << inner << " x " << columns << " from " << begin;
+      EXPECT_TRUE(same(some, all, kRows, begin, end, 1)) << inner << " x " << columns << " from " << begin;
+      if (end > kRows / 2) continue;
+      EXPECT_TRUE(same(multiply(begin, end, true), all_gated, kRows / 2, begin, end, 0))
+          << inner << " x " << columns << " from " << begin << ", gated";
+    }
+  }
 }
 
 TEST(CudaBackend, IsMadeByName) {

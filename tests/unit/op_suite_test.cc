@@ -223,7 +223,7 @@ TEST_P(OpSuite, MatMulOfQueries) {
   Random random(11);
   for (DType compute : kComputeTypes) {
     for (DType type : kWeightTypes) {
-      for (std::int64_t rows : {1, 2, 3, 4, 5, 8, 9, 17, 40}) {
+      for (std::int64_t rows : {1, 2, 3, 4, 5, 8, 9, 17, 40, 65}) {
         for (std::int64_t inner : {8, 24, 100, 2048, 5000}) {
           MatMulArgs shape = Shape(type, compute, rows, inner, rows % 2 == 0 ? 7 : 48);
           shape.query = true;
