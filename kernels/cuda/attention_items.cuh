@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a query row attends, on the device: the list of *items* of a row and key/value head. An item is a run of up to
-// kItemRows rows of prefix, sinks, tail or, when all are read, gists; or one chosen gist and, at level 0, the raw
-// tokens of its chunk.
+// kItemRows rows of prefix, tail or, when all are read, gists, or of up to kSinkRows sinks; or one chosen gist and, at
+// level 0, the raw tokens of its chunk.
 #ifndef UNFOLD_KERNELS_CUDA_ATTENTION_ITEMS_CUH_
 #define UNFOLD_KERNELS_CUDA_ATTENTION_ITEMS_CUH_
 
@@ -14,6 +14,8 @@ namespace unfold {
 // Rows of a run: as many as a tile on tensor cores has; with KV in f32 about as many as a chosen chunk.
 template <typename Kv>
 constexpr Index kItemRows = sizeof(Kv) == sizeof(float) ? 8 : 16;
+// Sinks are of a document each, or nearly: a run's work grows with its documents.
+constexpr Index kSinkRows = 4;
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 
@@ -105,7 +107,7 @@ struct ItemsOfRow {
     }
     begin[0] = 0;
     begin[kSinkItems] = CeilDiv(in.prefix_tokens, kItemRows<Kv>);
-    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kItemRows<Kv>);
+    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kSinkRows);
 #pragma unroll
     for (int n = 0; n < kMaxGistLevels; ++n) {
       const Index gists = n < in.num_levels ? GistsSeen(n, ends[n], counts[n]) : 0;
@@ -123,9 +125,13 @@ struct ItemsOfRow {
 
   __device__ Item<Kv> At(Index item) const {
     const auto global = static_cast<std::int32_t>(in.documents());
-    if (item < begin[kSinkItems]) return Run(in.prefix, item, in.prefix_tokens, nullptr, global);
-    if (item >= begin[kTailItems]) return Run(in.tail, item - begin[kTailItems], tail_rows, nullptr, global);
-    if (item < begin[kGistItems]) return Run(in.sinks, item - begin[kSinkItems], sink_rows, in.segment_sink + 1, 0);
+    if (item < begin[kSinkItems]) return Run(in.prefix, item, kItemRows<Kv>, in.prefix_tokens, nullptr, global);
+    if (item >= begin[kTailItems]) {
+      return Run(in.tail, item - begin[kTailItems], kItemRows<Kv>, tail_rows, nullptr, global);
+    }
+    if (item < begin[kGistItems]) {
+      return Run(in.sinks, item - begin[kSinkItems], kSinkRows, sink_rows, in.segment_sink + 1, 0);
+    }
     int n = 0;
 #pragma unroll
     for (int level = 1; level < kMaxGistLevels; ++level) n += item >= begin[kGistItems + level] ? 1 : 0;
@@ -134,7 +140,7 @@ struct ItemsOfRow {
 #pragma unroll
     for (int above = 1; above < kMaxGistLevels; ++above) first = above <= n ? begin[kGistItems + above] : first;
     if (in.choose) return n == 0 ? Chunk(item - first) : ChosenGist(level, item - first);
-    return Run(level.rows, item - first, level.segment[seen], level.segment + 1, 0);
+    return Run(level.rows, item - first, kItemRows<Kv>, level.segment[seen], level.segment + 1, 0);
   }
 
  private:
@@ -154,12 +160,12 @@ struct ItemsOfRow {
     item->first = static_cast<std::int32_t>(row);
   }
 
-  // Run `place` of the first `used` rows of a table.
-  __device__ Item<Kv> Run(const HeadRows<Kv>& rows, Index place, Index used, const std::int32_t* ends,
+  // Run `place`, of `most` rows, of the first `used` rows of a table.
+  __device__ Item<Kv> Run(const HeadRows<Kv>& rows, Index place, Index most, Index used, const std::int32_t* ends,
                           std::int32_t document) const {
     Item<Kv> item;
-    Place(rows, place * kItemRows<Kv>, &item);
-    item.rows = static_cast<std::int32_t>(min(kItemRows<Kv>, used - place * kItemRows<Kv>));
+    Place(rows, place * most, &item);
+    item.rows = static_cast<std::int32_t>(min(most, used - place * most));
     item.ends = ends;
     item.document = document;
     return item;

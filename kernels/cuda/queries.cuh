@@ -52,6 +52,37 @@ __device__ inline Index FirstNotBelow(const std::int32_t* sorted, Index count, s
   return low;
 }
 
+// The same by a warp, whose lanes all look for the same value: a load for every factor of 32 instead of every factor
+// of 2.
+__device__ inline int WarpFirstNotBelow(const std::int32_t* sorted, int count, std::int32_t value) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int low = 0, end = count;
+  while (low < end) {
+    const int part = (end - low + kWarp - 1) / kWarp,
+              own = low + lane * part;  // each lane has a part, and asks its last
+    const bool below = own < end && sorted[min(own + part, end) - 1] < value;
+    low = min(low + __popc(__ballot_sync(kAllLanes, below)) * part, end);
+    end = min(low + part - 1, end);
+  }
+  return low;
+}
+
+// The documents of a tile's keys: lane i has that of the key whose row lanes i and i + 16 tell. `ends`: the row at
+// which each document ends; `known`: a document that none of the keys is before. `documents` for a row past the last
+// end.
+__device__ inline int DocumentsOfTile(const std::int32_t* ends, int documents, int known, std::int32_t row) {
+  constexpr int kKeys = 16;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const std::int32_t end = known + lane < documents ? ends[known + lane] : INT32_MAX;
+  int passed = 0;
+#pragma unroll
+  for (int key = 0; key < kKeys; ++key) {
+    const unsigned before = __ballot_sync(kAllLanes, end <= __shfl_sync(kAllLanes, row, key));
+    if (lane % kKeys == key) passed = __popc(before);
+  }
+  return passed < kWarp ? known + passed : static_cast<int>(FirstNotBelow(ends, documents, row + 1));
+}
+
 // Where row t stands as `document` counts (in.documents: globally). False, and a note, for a position that the table
 // does not have.
 __device__ inline bool PositionIn(const QueryInputs& in, Index t, Index document, Index* position) {

@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kScoreThreads)
   const Index batch = rest % batches, list = rest / batches, t = list / in.kv_heads, kv_head = list % in.kv_heads;
   const Index count = in.Count(list);
   if (first >= count) return;
-  const Index i = first + threadIdx.x, gist = in.GistAt(list, min(i, count - 1)), document = in.CheckedDocument(gist);
+  const Index i = first + threadIdx.x, gist = in.GistAt(list, min(i, count - 1)),
+              document = in.Checked(in.DocumentOf(gist));
   const Index last_document =
       min(in.DocumentOf(in.GistAt(list, min(first + kScoreThreads, count) - 1)), in.queries.documents - 1);
   const Index first_head = kv_head * group + batch * kHeadsAtOnce;

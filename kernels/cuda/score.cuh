@@ -27,9 +27,8 @@ struct ScoreInputs {
   __device__ Index DocumentOf(Index gist) const {
     return FirstNotBelow(segment + 1, queries.documents, static_cast<std::int32_t>(gist) + 1);
   }
-  // The document of candidate i < count; notes segments that end too early.
-  __device__ Index CheckedDocument(Index gist) const {
-    const Index document = DocumentOf(gist);
+  // `document`, as found; notes segments that end too early.
+  __device__ Index Checked(Index document) const {
     if (document == queries.documents) {
       NoteFault(queries.faults, FaultKind::kScoreSegment, document, segment[document], gists);
     }

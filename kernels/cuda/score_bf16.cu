@@ -43,8 +43,12 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   if (begin == end) return;
   // What is loaded late waits behind the keys that are on their way, so tables come first.
-  const auto first_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, begin)));
-  const auto last_document = static_cast<int>(in.CheckedDocument(in.GistAt(list, end - 1)));
+  const auto documents = static_cast<int>(in.queries.documents);
+  const auto document_of = [&](Index gist) {
+    const int document = WarpFirstNotBelow(in.segment + 1, documents, static_cast<std::int32_t>(gist) + 1);
+    return static_cast<int>(in.Checked(document));
+  };
+  const int first_document = document_of(in.GistAt(list, begin)), last_document = document_of(in.GistAt(list, end - 1));
   // Candidates ascend, so a tile whose last one is before `known_end` is of document `known`.
   int known = first_document;
   std::int32_t known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;
@@ -73,7 +77,8 @@ __global__ void __launch_bounds__(kThreads)
     int document = known;
     if (first_document != last_document && first < end &&
         in.GistAt(list, min(first + kTileKeys, count) - 1) >= known_end) {
-      document = static_cast<int>(in.CheckedDocument(in.GistAt(list, min(first + lane % kTileKeys, count - 1))));
+      const auto gist = static_cast<std::int32_t>(in.GistAt(list, min(first + lane % kTileKeys, count - 1)));
+      document = static_cast<int>(in.Checked(DocumentsOfTile(in.segment + 1, documents, known, gist)));
       known = __shfl_sync(kAllLanes, document, kTileKeys - 1);
       known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;
     }

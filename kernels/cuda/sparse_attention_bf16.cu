@@ -67,8 +67,12 @@ struct ItemTile {
   __device__ __forceinline__ void Copy(const Item<Bf16>& item, std::int32_t first, Index documents) {
     const int lane = threadIdx.x % kWarp, row = lane / kPieces, piece = lane % kPieces * 8;
     const std::int32_t count = item.keys() - first;
-    if (item.ends != nullptr && lane < kTileKeys) {
-      document[lane] = item.Document(first + min(lane, count - 1), documents);
+    if (item.ends != nullptr) {
+      const auto all = static_cast<int>(documents);
+      const std::int32_t at = item.first + first;
+      const int known = WarpFirstNotBelow(item.ends, all, at + 1);
+      const int own = DocumentsOfTile(item.ends, all, known, at + min(lane % kTileKeys, count - 1));
+      if (lane < kTileKeys) document[lane] = min(own, all - 1);
     }
     // A chunk's first row is its gist, the others are its page's; all of another item are one table's. Behind the first
     // row, addresses are constants apart.
