@@ -7,6 +7,7 @@
 
 namespace unfold {
 
+// Of a block; of the fewer splits of several requests, half as many, so that more blocks share a multiprocessor.
 constexpr int kMergeThreads = 512;
 constexpr int kMergeAtOnce = 8;  // loads of a thread under way
 
@@ -14,14 +15,15 @@ struct MergeShared {
   float sums[kMergeThreads / kWarp], parts[kMergeThreads];
 };
 
-// One row and head a block, kMergeThreads / D splits side by side. Leaves the softmax's largest logit and total in
-// `state`. `shares` has room for the splits.
+// One row and head a block, as many splits side by side as it has threads for D dims. Leaves the softmax's largest
+// logit and total in `state`. `shares` has room for the splits.
 template <typename Kv>
 __device__ void MergeHead(const AttentionInputs<Kv>& in, const Partials& partials, float* out, float2* state,
                           float* shares, MergeShared& shared) {
   const auto heads = static_cast<unsigned>(in.queries.heads), kv_heads = static_cast<unsigned>(in.kv_heads);
   const unsigned t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
-  const int d = static_cast<int>(in.queries.head_dim), side_by_side = kMergeThreads / d;
+  const int threads = static_cast<int>(blockDim.x);
+  const int d = static_cast<int>(in.queries.head_dim), side_by_side = threads / d;
   const int splits = __ldcg(partials.used + t * kv_heads + kv_head);
   const Index first = Index{blockIdx.x} * partials.splits;
   const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
@@ -35,15 +37,15 @@ __device__ void MergeHead(const AttentionInputs<Kv>& in, const Partials& partial
   };
   if (side < side_by_side) load(side);  // the first ones are on their way while the shares are found
   float largest = -INFINITY;
-  for (int s = threadIdx.x; s < splits; s += kMergeThreads) largest = fmaxf(largest, partials.state[first + s].x);
+  for (int s = threadIdx.x; s < splits; s += threads) largest = fmaxf(largest, partials.state[first + s].x);
   for (int step = kWarp / 2; step > 0; step /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
   }
   if (threadIdx.x % kWarp == 0) shared.sums[threadIdx.x / kWarp] = largest;
   __syncthreads();
-  for (int w = 0; w < kMergeThreads / kWarp; ++w) largest = fmaxf(largest, shared.sums[w]);
+  for (int w = 0; w < threads / kWarp; ++w) largest = fmaxf(largest, shared.sums[w]);
   float total = 0;
-  for (int s = threadIdx.x; s < splits; s += kMergeThreads) {
+  for (int s = threadIdx.x; s < splits; s += threads) {
     const float2 one = partials.state[first + s];
     const float share = one.y == 0 ? 0.0F : expf(one.x - largest);
     shares[s] = share;

@@ -20,6 +20,8 @@
 namespace unfold {
 namespace {
 
+constexpr Index kShortList = 8192;
+
 struct SelectShape {
   Index heads, kv_heads, gists, top_k;
   float top_p, scale;
@@ -52,7 +54,7 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
   Weigher weigh{false, 0, 0, 0};
   if (shape.top_p > 0) {
     std::uint32_t best = 0;
-    for (int i = threadIdx.x; i < count; i += kSelectThreads) best = max(best, RankOf(scores[i]));
+    for (int i = threadIdx.x; i < count; i += SelectThreads()) best = max(best, RankOf(scores[i]));
     atomicMax(&shared.best, best);
     __syncthreads();
     const float largest = ScoreOf(shared.best);
@@ -60,7 +62,7 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
     if (isfinite(largest)) {
       weigh = {true, largest, shape.scale, exp2(static_cast<double>(__clzll(count) - 2))};
       unsigned long long mine = 0;
-      for (int i = threadIdx.x; i < count; i += kSelectThreads) mine += weigh(RankOf(scores[i]));
+      for (int i = threadIdx.x; i < count; i += SelectThreads()) mine += weigh(RankOf(scores[i]));
       atomicAdd(&shared.total, mine);
       __syncthreads();
       wanted = min(__double2ull_ru(double{shape.top_p} * static_cast<double>(shared.total)), shared.total);
@@ -70,9 +72,9 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
   unsigned long long above = 0, equal = 0;
   std::uint32_t prefix = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int digit = threadIdx.x; digit < kDigits; digit += kSelectThreads) shared.weights[digit] = 0;
+    for (int digit = threadIdx.x; digit < kDigits; digit += SelectThreads()) shared.weights[digit] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < count; i += kSelectThreads) {
+    for (int i = threadIdx.x; i < count; i += SelectThreads()) {
       const std::uint32_t rank = RankOf(scores[i]);
       if (shift < 24 && rank >> (shift + 8) != prefix) continue;
       atomicAdd(&shared.weights[rank >> shift & (kDigits - 1)], weigh(rank));
@@ -95,22 +97,22 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
   return {prefix, static_cast<int>((missing + each - 1) / each)};
 }
 
-// The marked candidates of one list in ascending order, kWindowWords of marks at a time.
+// The marked candidates of one list in ascending order, as many marks at a time as there is room for.
 __device__ void Unite(const std::int32_t* kept, int all, int count, const std::int32_t* candidates,
-                      std::int32_t* chosen, std::int32_t* chosen_count, SelectShared& shared) {
+                      std::int32_t* chosen, std::int32_t* chosen_count, const SelectRoom& room, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   int written = 0;
-  for (int window = 0; window < count; window += kWindowWords * kWarp) {
-    const int words = min(kWindowWords, (count - window + kWarp - 1) / kWarp);
+  for (int window = 0; window < count; window += room.words * kWarp) {
+    const int words = min(room.words, (count - window + kWarp - 1) / kWarp);
     __syncthreads();
-    for (int word = threadIdx.x; word < words; word += kSelectThreads) shared.marks[word] = 0;
+    for (int word = threadIdx.x; word < words; word += SelectThreads()) shared.marks[word] = 0;
     __syncthreads();
     // Places of all heads one after another, those that a head has not filled too.
-    for (int first = 0; first < all; first += kLoadsAtOnce * kSelectThreads) {
+    for (int first = 0; first < all; first += kLoadsAtOnce * SelectThreads()) {
       int own[kLoadsAtOnce];
 #pragma unroll
       for (int n = 0; n < kLoadsAtOnce; ++n) {
-        const int at = first + n * kSelectThreads + static_cast<int>(threadIdx.x);
+        const int at = first + n * SelectThreads() + static_cast<int>(threadIdx.x);
         own[n] = at < all ? __ldcg(kept + at) : -1;
       }
 #pragma unroll
@@ -120,7 +122,7 @@ __device__ void Unite(const std::int32_t* kept, int all, int count, const std::i
       }
     }
     __syncthreads();
-    for (int first = 0; first < words; first += kSelectThreads) {
+    for (int first = 0; first < words; first += SelectThreads()) {
       const int word = first + static_cast<int>(threadIdx.x);
       unsigned bits = word < words ? shared.marks[word] : 0;
       const int own = __popc(bits), through = WarpSumThrough(own);
@@ -155,8 +157,8 @@ struct SelectInputs {
 
 // One head of one row a block.
 template <int kMost>
-__global__ void __launch_bounds__(kSelectThreads)
-    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests) {
+__global__ void __launch_bounds__(kMostSelectThreads)
+    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests, SelectRoom room) {
   extern __shared__ __align__(16) unsigned char memory[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   WaitForWorkBefore();
@@ -171,16 +173,17 @@ __global__ void __launch_bounds__(kSelectThreads)
   if (threadIdx.x == 0) shared.kept = 0;
   __syncthreads();
   const auto keep = [&](int i) { to[atomicAdd(&shared.kept, 1)] = i; };
-  if (count > 0 && shape.top_p == 0 && CollectBest(mine, count, wanted, shared) && FindAmongCollected(wanted, shared)) {
+  if (count > 0 && shape.top_p == 0 && CollectBest(mine, count, wanted, room, shared) &&
+      FindAmongCollected(wanted, shared)) {
     const Order cut = shared.cut;
-    for (int i = threadIdx.x; i < shared.sample.collected; i += kSelectThreads) {
+    for (int i = threadIdx.x; i < shared.sample.collected; i += SelectThreads()) {
       if (shared.sample.order[i] >= cut) keep(IndexOf(shared.sample.order[i]));
     }
   } else if (count > 0) {
     __syncthreads();
     const Cut cut = FindCut(mine, count, shape, shared.radix);
     int ties_before = 0;
-    for (int first = 0; first < count; first += kSelectThreads) {
+    for (int first = 0; first < count; first += SelectThreads()) {
       const int i = first + static_cast<int>(threadIdx.x);
       const std::uint32_t rank = i < count ? RankOf(mine[i]) : 0;
       const unsigned ties = __ballot_sync(kAllLanes, i < count && rank == cut.rank);
@@ -188,7 +191,7 @@ __global__ void __launch_bounds__(kSelectThreads)
       if (lane == 0) shared.sums[warp] = __popc(ties);
       __syncthreads();
       int place = ties_before + __popc(ties & ((1U << lane) - 1));
-      for (int w = 0; w < kSelectWarps; ++w) {
+      for (int w = 0; w < SelectWarps(); ++w) {
         if (w < warp) place += shared.sums[w];
         ties_before += shared.sums[w];
       }
@@ -196,7 +199,7 @@ __global__ void __launch_bounds__(kSelectThreads)
     }
   }
   __syncthreads();
-  for (int i = shared.kept + static_cast<int>(threadIdx.x); i < kept.most; i += kSelectThreads) to[i] = -1;
+  for (int i = shared.kept + static_cast<int>(threadIdx.x); i < kept.most; i += SelectThreads()) to[i] = -1;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) shared.last = atomicInc(finished + list, group - 1) == group - 1;
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(kSelectThreads)
   __threadfence();
   Unite(kept.gists + Index{list} * group * kept.most, static_cast<int>(group * kept.most), count,
         candidates.gists == nullptr ? nullptr : candidates.gists + list * shape.gists, chosen + list * shape.gists,
-        counts + list, shared);
+        counts + list, room, shared);
 }
 
 // Whether one launch can take all: of one row each, and as many heads.
@@ -246,9 +249,16 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
                       args.chosen.counts.as<std::int32_t>()});
   }
   UNFOLD_TRY(memory.status());
+  Index most_top_k = 0, most_gists = 0;
+  for (const SelectInputs& request : inputs) {
+    most_top_k = std::max(most_top_k, request.shape.top_p > 0 ? 0 : request.shape.top_k);
+    most_gists = std::max(most_gists, request.shape.gists);
+  }
+  const SelectRoom room(std::min(most_top_k, most_gists), most_gists);
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
+    const int threads = count > 1 && most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
     return context.Launch(SelectKernel<kMost>,
-                          {rows * heads, kSelectThreads, sizeof(SelectShared), "SelectChunks", false, count}, some);
+                          {rows * heads, threads, SelectShared::Bytes(room), "SelectChunks", false, count}, some, room);
   });
 }
 

@@ -4,21 +4,34 @@
 #ifndef UNFOLD_KERNELS_CUDA_SELECT_CUH_
 #define UNFOLD_KERNELS_CUDA_SELECT_CUH_
 
+#include <algorithm>
+
 #include "kernels/cuda/common.cuh"
 
 namespace unfold {
 
-// Few: what all threads do alike takes most of the instructions.
-constexpr int kSelectThreads = 512;
-constexpr int kSelectWarps = kSelectThreads / kWarp;
+// Of a block, a power of two. Few: what all threads do alike takes most of the instructions; fewer still where the
+// lists of several requests are short, so that all their blocks find a place at once.
+constexpr int kMostSelectThreads = 512, kLeastSelectThreads = 256;
+__device__ __forceinline__ int SelectThreads() { return static_cast<int>(blockDim.x); }
+__device__ __forceinline__ int SelectWarps() { return static_cast<int>(blockDim.x) / kWarp; }
 constexpr int kDigits = 256;
-constexpr int kPartsOfThread = 2;
-constexpr int kScoreParts = kPartsOfThread * kSelectThreads;
+constexpr int kScoreParts = 1024;
+constexpr int kPartsOfThread = kScoreParts / kLeastSelectThreads;
 constexpr int kSample = 1024;
-constexpr int kLoadsAtOnce = 8;  // loads of a thread under way
-constexpr int kMostCollected = 8192;
-constexpr int kMostMembers = 512;   // of the part in which the k-th lies
-constexpr int kWindowWords = 4096;  // of a union's marks
+constexpr int kLoadsAtOnce = 8;    // loads of a thread under way
+constexpr int kMostMembers = 512;  // of the part in which the k-th lies
+
+// What a launch has room for: the smaller, the more blocks share a multiprocessor.
+struct SelectRoom {
+  int collected;  // candidates among which the k-th is sought: about k and what a sample cannot tell
+  int words;      // of a union's marks, 32 candidates each
+
+  static constexpr Index kLeastCollected = 2048, kMostCollected = 8192, kMostWords = 4096;
+  SelectRoom(Index top_k, Index gists)
+      : collected(static_cast<int>(std::clamp(4 * top_k + gists / kWarp, kLeastCollected, kMostCollected))),
+        words(static_cast<int>(std::clamp<Index>(CeilDiv(gists, kWarp), 1, kMostWords))) {}
+};
 
 // An integer that is larger for a better score. NaN ranks last, with minus infinity; the two zeros are equal.
 __device__ __forceinline__ std::uint32_t RankOf(float score) {
@@ -64,22 +77,26 @@ struct RadixShared {
 struct SampleShared {
   int counts[kScoreParts];
   int collected, members;
-  Order order[kMostCollected];
   Order ranked[kMostMembers];
+  Order order[1];  // and more, SelectRoom::collected
 };
 
 struct SelectShared {
-  union {
-    RadixShared radix;
-    SampleShared sample;
-    unsigned marks[kWindowWords];
-  };
   unsigned least, largest;  // ranks
-  int sums[kSelectWarps];
+  int sums[kMostSelectThreads / kWarp];
   int part, above;
   Order cut;
   int kept;
   bool last;
+  union {
+    RadixShared radix;
+    SampleShared sample;
+    unsigned marks[1];  // and more, SelectRoom::words
+  };
+
+  static std::size_t Bytes(const SelectRoom& room) {
+    return sizeof(SelectShared) + std::max(room.collected * sizeof(Order), room.words * sizeof(unsigned));
+  }
 };
 
 // Smallest and largest of all threads' values, in shared.least and shared.largest. Minus infinity is no smallest.
@@ -103,7 +120,7 @@ struct WarpSums {
   int before, all;
 };
 __device__ __forceinline__ WarpSums SumOfWarpsBefore(int warp, const SelectShared& shared) {
-  const int lane = threadIdx.x % kWarp, own = lane < kSelectWarps ? shared.sums[lane] : 0,
+  const int lane = threadIdx.x % kWarp, own = lane < SelectWarps() ? shared.sums[lane] : 0,
             through = WarpSumThrough(own);
   return {__shfl_sync(kAllLanes, through - own, warp), __shfl_sync(kAllLanes, through, kWarp - 1)};
 }
@@ -111,11 +128,11 @@ __device__ __forceinline__ WarpSums SumOfWarpsBefore(int warp, const SelectShare
 // The part in which the wanted-th best lies, and how many lie in parts above it, from the counts of all parts.
 __device__ inline void FindPart(int wanted, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  // Each thread has some parts, the best thread first.
+  // Each of the first threads has some parts, the best thread first.
   const int top = kScoreParts - 1 - kPartsOfThread * static_cast<int>(threadIdx.x);
   int own[kPartsOfThread], all = 0;
 #pragma unroll
-  for (int n = 0; n < kPartsOfThread; ++n) all += own[n] = shared.sample.counts[top - n];
+  for (int n = 0; n < kPartsOfThread; ++n) all += own[n] = top >= 0 ? shared.sample.counts[top - n] : 0;
   const int through = WarpSumThrough(all);
   if (lane == kWarp - 1) shared.sums[warp] = through;
   __syncthreads();
@@ -129,7 +146,7 @@ __device__ inline void FindPart(int wanted, SelectShared& shared) {
 }
 
 __device__ inline void ClearCounts(SampleShared& sample) {
-  for (int part = threadIdx.x; part < kScoreParts; part += kSelectThreads) sample.counts[part] = 0;
+  for (int part = threadIdx.x; part < kScoreParts; part += SelectThreads()) sample.counts[part] = 0;
 }
 
 // The lowest of kScoreParts parts that has candidates which may be among the best `wanted`, and the parts. Looks at all
@@ -142,7 +159,7 @@ __device__ inline bool FindLowestPart(const float* scores, int count, int wanted
     return RankOf(scores[sampled ? static_cast<int>(spread) : n]);
   };
   std::uint32_t least = 0xffffffffU, largest = 0;
-  for (int n = threadIdx.x; n < looked_at; n += kSelectThreads) {
+  for (int n = threadIdx.x; n < looked_at; n += SelectThreads()) {
     least = min(least, AsLeast(rank_at(n)));
     largest = max(largest, rank_at(n));
   }
@@ -151,7 +168,7 @@ __device__ inline bool FindLowestPart(const float* scores, int count, int wanted
   const float high = ScoreOf(shared.largest);
   if (shared.least == 0xffffffffU || !isfinite(high)) return false;
   *parts = EqualParts(ScoreOf(shared.least), high);
-  for (int n = threadIdx.x; n < looked_at; n += kSelectThreads)
+  for (int n = threadIdx.x; n < looked_at; n += SelectThreads())
     atomicAdd(&shared.sample.counts[parts->Of(rank_at(n))], 1);
   __syncthreads();
   int needed = wanted;
@@ -167,22 +184,22 @@ __device__ inline bool FindLowestPart(const float* scores, int count, int wanted
 
 // Collects the candidates from part `lowest` on in shared.sample.order. False when they are too few or too many.
 __device__ inline bool Collect(const float* scores, int count, int wanted, const EqualParts& parts, int lowest,
-                               SelectShared& shared) {
+                               const SelectRoom& room, SelectShared& shared) {
   SampleShared& sample = shared.sample;
   const int lane = threadIdx.x % kWarp;
   __syncthreads();
   if (threadIdx.x == 0) sample.collected = 0;
   __syncthreads();
-  for (int base = 0; base < count; base += kLoadsAtOnce * kSelectThreads) {
+  for (int base = 0; base < count; base += kLoadsAtOnce * SelectThreads()) {
     const int first = base + static_cast<int>(threadIdx.x);
     float own[kLoadsAtOnce];
 #pragma unroll
     for (int n = 0; n < kLoadsAtOnce; ++n)
-      own[n] = first + n * kSelectThreads < count ? scores[first + n * kSelectThreads] : 0.0F;
+      own[n] = first + n * SelectThreads() < count ? scores[first + n * SelectThreads()] : 0.0F;
     unsigned hits = 0;
 #pragma unroll
     for (int n = 0; n < kLoadsAtOnce; ++n) {
-      if (first + n * kSelectThreads < count && (lowest == 0 || parts.Of(RankOf(own[n])) >= lowest)) hits |= 1U << n;
+      if (first + n * SelectThreads() < count && (lowest == 0 || parts.Of(RankOf(own[n])) >= lowest)) hits |= 1U << n;
     }
     // One place for all of a warp.
     const int mine = __popc(hits), through = WarpSumThrough(mine);
@@ -192,22 +209,23 @@ __device__ inline bool Collect(const float* scores, int count, int wanted, const
 #pragma unroll
     for (int n = 0; n < kLoadsAtOnce; ++n) {
       if ((hits >> n & 1) == 0) continue;
-      if (place < kMostCollected) sample.order[place] = OrderOf(RankOf(own[n]), first + n * kSelectThreads);
+      if (place < room.collected) sample.order[place] = OrderOf(RankOf(own[n]), first + n * SelectThreads());
       ++place;
     }
   }
   __syncthreads();
-  return sample.collected >= wanted && sample.collected <= kMostCollected;
+  return sample.collected >= wanted && sample.collected <= room.collected;
 }
 
 // Candidates among which the best `wanted` are: all, if they are few; by a sample; by a look at all.
-__device__ inline bool CollectBest(const float* scores, int count, int wanted, SelectShared& shared) {
+__device__ inline bool CollectBest(const float* scores, int count, int wanted, const SelectRoom& room,
+                                   SelectShared& shared) {
   EqualParts parts(0, 0);
   int lowest = 0;
-  if (count <= kSample) return Collect(scores, count, wanted, parts, 0, shared);
+  if (count <= kSample) return Collect(scores, count, wanted, parts, 0, room, shared);
   for (const bool sampled : {true, false}) {
     if (FindLowestPart(scores, count, wanted, sampled, &parts, &lowest, shared) &&
-        Collect(scores, count, wanted, parts, lowest, shared)) {
+        Collect(scores, count, wanted, parts, lowest, room, shared)) {
       return true;
     }
     __syncthreads();
@@ -220,7 +238,7 @@ __device__ inline bool FindAmongCollected(int wanted, SelectShared& shared) {
   SampleShared& sample = shared.sample;
   const int collected = sample.collected, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   std::uint32_t least = 0xffffffffU, largest = 0;
-  for (int i = threadIdx.x; i < collected; i += kSelectThreads) {
+  for (int i = threadIdx.x; i < collected; i += SelectThreads()) {
     const std::uint32_t rank = RankOf(sample.order[i]);
     least = min(least, AsLeast(rank));
     largest = max(largest, rank);
@@ -231,11 +249,11 @@ __device__ inline bool FindAmongCollected(int wanted, SelectShared& shared) {
   const float low = ScoreOf(shared.least), high = ScoreOf(shared.largest);
   if (shared.least == 0xffffffffU || !isfinite(high)) return false;
   const EqualParts parts(low, high);
-  for (int i = threadIdx.x; i < collected; i += kSelectThreads)
+  for (int i = threadIdx.x; i < collected; i += SelectThreads())
     atomicAdd(&sample.counts[parts.Of(RankOf(sample.order[i]))], 1);
   __syncthreads();
   FindPart(wanted, shared);
-  for (int i = threadIdx.x; i < collected; i += kSelectThreads) {
+  for (int i = threadIdx.x; i < collected; i += SelectThreads()) {
     if (parts.Of(RankOf(sample.order[i])) != shared.part) continue;
     const int place = atomicAdd(&sample.members, 1);
     if (place < kMostMembers) sample.ranked[place] = sample.order[i];
@@ -244,7 +262,7 @@ __device__ inline bool FindAmongCollected(int wanted, SelectShared& shared) {
   const int members = sample.members, needed = wanted - shared.above;
   if (members > kMostMembers) return false;
   // A member a warp, the others by its lanes.
-  for (int own = warp; own < members; own += kSelectWarps) {
+  for (int own = warp; own < members; own += SelectWarps()) {
     int better = 0;
     for (int other = lane; other < members; other += kWarp) better += sample.ranked[other] > sample.ranked[own] ? 1 : 0;
     better = __reduce_add_sync(kAllLanes, better);

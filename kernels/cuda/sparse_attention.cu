@@ -53,7 +53,9 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
 }
 
 Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows) {
-  static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads);
+  static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads && kMaxQueryDim <= kMergeThreads / 2);
+  const bool fewer = requests.front().partials.usual == kSplitsOfMany &&
+                     requests.front().queries.heads_at_once * kItemsOfSplit <= kMergeThreads / 2;
   const AttentionInputs<__nv_bfloat16>& first = requests.front().in;
   const Index merged = rows * first.queries.heads;
   Index splits = 0;
@@ -65,7 +67,7 @@ Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, I
   return LaunchTogether(requests, [&]<int kMost>(const Together<AttendRequest, kMost>& some, int count) {
     const Index at_once = with_mass ? SplitsAtOnce(context, first.kv_heads * count, splits) : 0;
     return context.Launch(MergeAndMassKernel<kMost>,
-                          {merged + first.kv_heads * at_once, kMergeThreads,
+                          {merged + first.kv_heads * at_once, fewer ? kMergeThreads / 2 : kMergeThreads,
                            static_cast<std::size_t>(splits) * sizeof(float), "SparseAttention", false, count},
                           some, static_cast<unsigned>(merged), static_cast<unsigned>(at_once));
   });
