@@ -56,9 +56,9 @@ std::unique_ptr<Store> OpenStored(const std::string& path) {
   return *std::move(store);
 }
 
-// Logits of every step of an answer.
+// Logits of every step of an answer, and what it took.
 std::vector<std::vector<float>> LogitsOf(const LoadedModel& model, const EngineOptions& options,
-                                         std::vector<PartRef> parts, int unfold_top_k = 0) {
+                                         std::vector<PartRef> parts, int unfold_top_k = 0, Usage* usage = nullptr) {
   AskOptions ask;
   ask.unfold_top_k = unfold_top_k;
   ask.max_answer_tokens = 6;
@@ -75,6 +75,10 @@ std::vector<std::vector<float>> LogitsOf(const LoadedModel& model, const EngineO
     EXPECT_TRUE(step.ok()) << step.status().ToString();
     goes_on = step.ok() && *step;
   }
+  if (usage == nullptr) return logits;
+  const Result<Answer> answer = (*generator)->TakeAnswer();
+  EXPECT_TRUE(answer.ok()) << answer.status().ToString();
+  *usage = answer->usage;
   return logits;
 }
 
@@ -162,6 +166,31 @@ TEST_P(KvReuse, StagedBlocksChangeNothing) {
     EXPECT_EQ(model.cache->blocks().num_staged() > 0, stage_bytes == kBytes);
   }
   for (const auto& other : logits) EXPECT_TRUE(SameBits(logits[0], other));
+}
+
+// A page is a chunk's wherever its document is placed: a question that places the documents the other way round, and
+// wants the same chunks, finds all of them unfolded, and answers as if it had unfolded them itself.
+TEST_P(KvReuse, DocumentsPlacedElsewhereAreNotUnfoldedAgain) {
+  const std::vector<DocumentInput> documents = Documents();
+  const EngineOptions options = Options(base_ + "/placed", GetParam(), 4096);
+  ASSERT_NO_FATAL_FAILURE(IngestInto(options, documents));
+  const std::unique_ptr<Store> store = OpenStored(options.store_path);
+  auto loaded = LoadModel(options);
+  ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
+  const LoadedModel& model = **loaded;
+  constexpr int kAllChunks = 100000;
+  const std::vector<PartRef> parts = golden::PartsOf(store->Snapshot(), 0, documents);
+  const std::vector<PartRef> backwards(parts.rbegin(), parts.rend());
+  Usage first, elsewhere, cold;
+  LogitsOf(model, options, parts, kAllChunks, &first);
+  const auto warm = LogitsOf(model, options, backwards, kAllChunks, &elsewhere);
+  ASSERT_TRUE(model.cache->DropPages().ok());
+  const auto unfolded = LogitsOf(model, options, backwards, kAllChunks, &cold);
+  EXPECT_GT(first.pages_missed, 0U);
+  EXPECT_EQ(elsewhere.pages_missed, 0U);
+  EXPECT_EQ(elsewhere.pages_hit, first.pages_hit + first.pages_missed);
+  EXPECT_EQ(cold.pages_missed, first.pages_missed);
+  EXPECT_TRUE(SameBits(warm, unfolded));
 }
 
 // The records themselves: byte for byte the same.
