@@ -70,7 +70,7 @@ template <typename Kv>
 Index MostItems(const SparseAttentionArgs& args) {
   Index most = CeilDiv(args.prefix_tokens, kItemRows<Kv>) + CeilDiv(args.tail_k.dims[1], kItemRows<Kv>);
   if (args.context == nullptr) return most;
-  most += CeilDiv(args.context->sink_k.dims[1], kSinkRows);
+  most += CeilDiv(args.context->sink_k.dims[1], kSinkRows<Kv>);
   for (int n = 0; n < args.context->num_levels; ++n) most += args.context->gists[n].k.dims[1];
   return most;
 }

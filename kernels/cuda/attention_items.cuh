@@ -14,8 +14,10 @@ namespace unfold {
 // Rows of a run: as many as a tile on tensor cores has; with KV in f32 about as many as a chosen chunk.
 template <typename Kv>
 constexpr Index kItemRows = sizeof(Kv) == sizeof(float) ? 8 : 16;
-// Sinks are of a document each, or nearly: a run's work grows with its documents.
-constexpr Index kSinkRows = 4;
+// Sinks are of a document each, or nearly: on tensor cores, where a tile meets one document's queries after another's,
+// a run's work grows with its documents.
+template <typename Kv>
+constexpr Index kSinkRows = sizeof(Kv) == sizeof(float) ? kItemRows<Kv> : 4;
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 
@@ -107,7 +109,7 @@ struct ItemsOfRow {
     }
     begin[0] = 0;
     begin[kSinkItems] = CeilDiv(in.prefix_tokens, kItemRows<Kv>);
-    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kSinkRows);
+    begin[kGistItems] = begin[kSinkItems] + CeilDiv(sink_rows, kSinkRows<Kv>);
 #pragma unroll
     for (int n = 0; n < kMaxGistLevels; ++n) {
       const Index gists = n < in.num_levels ? GistsSeen(n, ends[n], counts[n]) : 0;
@@ -130,7 +132,7 @@ struct ItemsOfRow {
       return Run(in.tail, item - begin[kTailItems], kItemRows<Kv>, tail_rows, nullptr, global);
     }
     if (item < begin[kGistItems]) {
-      return Run(in.sinks, item - begin[kSinkItems], kSinkRows, sink_rows, in.segment_sink + 1, 0);
+      return Run(in.sinks, item - begin[kSinkItems], kSinkRows<Kv>, sink_rows, in.segment_sink + 1, 0);
     }
     int n = 0;
 #pragma unroll
