@@ -58,8 +58,8 @@ __device__ inline int WarpFirstNotBelow(const std::int32_t* sorted, int count, s
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   int low = 0, end = count;
   while (low < end) {
-    const int part = (end - low + kWarp - 1) / kWarp,
-              own = low + lane * part;  // each lane has a part, and asks its last
+    // Each lane has a part, and asks its last.
+    const int part = (end - low + kWarp - 1) / kWarp, own = low + lane * part;
     const bool below = own < end && sorted[min(own + part, end) - 1] < value;
     low = min(low + __popc(__ballot_sync(kAllLanes, below)) * part, end);
     end = min(low + part - 1, end);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products in bf16 of up to kSeveralRows rows with weight matrices, at the speed at which weights come from memory:
 // the decoding step of several answers, and a question. Tensor cores have 128 rows of the weights, or 64 of each matrix
-// of a gated product, as their left operand, and up to 64 rows of x as the right one, 64 dims a step. Weights and x
+// of a gated product, as their left operand, and up to 64 rows of x as the right one, 128 dims a step. Weights and x
 // come through shared memory, several steps ahead, the first weights before the work before has ended.
 //
 // The steps of all tiles, tile by tile, are cut into as many even runs as there are multiprocessors, and a block takes
@@ -15,9 +15,9 @@
 // One after another, H200, 32 rows: 16, 15, 72 and 41 us (cuBLASLt, q, k and v apart, gate and up without their
 // product: 28, 11, 73 and 40); 16 rows: 13, 12, 69 and 37; 64: 22, 21, 83 and 50. Tried (32 rows, all four; now 146):
 // steps of 64 dims, seven stages, 147; two blocks a multiprocessor with four of them 157; one block with four, so that
-// the work after finds room beside it, 166; stages that begin 16 bytes behind a bank's line 178. A step takes 0.53 us
-// where its bytes alone would take 0.47; what each launch takes beside its steps, 5 to 9 us, is the larger part of what
-// is left.
+// the work after finds room beside it, 166; stages that begin 16 bytes behind a bank's line 178. Of a tile, 64 dims
+// take 0.53 us where their bytes alone would take 0.47; what each launch takes beside its steps, 5 to 9 us, is the
+// larger part of what is left. device_bench's `step` times them as a decoding step has them.
 #include <algorithm>
 
 #include "kernels/cuda/common.cuh"

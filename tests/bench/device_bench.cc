@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times single operations of a backend at the sizes of a 7B model, beside what their bytes and flops would take at the
-// machine's measured rates. JSON lines. usage: device_bench BACKEND [prefill|products|encode]...
+// machine's measured rates. JSON lines. usage: device_bench BACKEND [prefill|products|step|encode]...
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -140,6 +140,74 @@ void Products(Backend& backend, std::int64_t rows) {
     Print("product " + std::to_string(rows) + " x " + std::to_string(inner) + " x " + std::to_string(columns), ms,
           2.0 * static_cast<double>(columns * inner), 2.0 * static_cast<double>(rows * inner * columns));
   }
+}
+
+// The products of a layer of a decoding step of `rows` answers, as Transformer gives them: each over several layers'
+// weights, which no cache holds together, then all.
+void StepProducts(Backend& backend, std::int64_t rows) {
+  constexpr std::int64_t kModel = 3584, kKv = 512, kFfn = 18944;
+  constexpr int kLayers = 8;
+  Memory memory(backend);
+  struct Layer {
+    Tensor q, k, v, o, gate, up, down, q_bias, kv_bias;
+  };
+  std::vector<Layer> layers(kLayers);
+  const auto matrix = [&](std::int64_t columns, std::int64_t inner) {
+    return memory.Make(DType::kBF16, {columns, inner});
+  };
+  for (Layer& layer : layers) {
+    layer = {matrix(kModel, kModel),
+             matrix(kKv, kModel),
+             matrix(kKv, kModel),
+             matrix(kModel, kModel),
+             matrix(kFfn, kModel),
+             matrix(kFfn, kModel),
+             matrix(kModel, kFfn),
+             memory.Make(DType::kBF16, {kModel}),
+             memory.Make(DType::kBF16, {kKv})};
+  }
+  const DType working = backend.WorkingType(DType::kBF16);
+  const Tensor x = memory.Make(working, {rows, kModel}), attended = memory.Make(DType::kF32, {rows, kModel});
+  const Tensor hidden = memory.Make(DType::kF32, {rows, kModel}), q = memory.Make(DType::kF32, {rows, kModel});
+  const Tensor k = memory.Make(DType::kF32, {rows, kKv}), v = memory.Make(DType::kF32, {rows, kKv});
+  const Tensor gate = memory.Make(working, {rows, kFfn}), up = memory.Make(working, {rows, kFfn});
+  const auto product = [](const Tensor& in, const Tensor& weight, const Tensor& out, const Tensor& bias = {}) {
+    return MatMulArgs{in, weight, false, out, DType::kBF16, true, bias};
+  };
+  const auto add = [&](const Tensor& in, const Tensor& weight) {
+    MatMulArgs args = product(in, weight, hidden);
+    args.accumulate = true;
+    return backend.MatMul(args);
+  };
+  const auto qkv = [&](const Layer& layer) {
+    const MatMulArgs three[] = {product(x, layer.k, k, layer.kv_bias), product(x, layer.v, v, layer.kv_bias),
+                                product(x, layer.q, q, layer.q_bias)};
+    return backend.MatMuls(three);
+  };
+  const auto o = [&](const Layer& layer) { return add(attended, layer.o); };
+  const auto gated = [&](const Layer& layer) {
+    return backend.GatedProduct({product(x, layer.gate, gate), product(x, layer.up, up), gate});
+  };
+  const auto down = [&](const Layer& layer) { return add(gate, layer.down); };
+  const auto time = [&](const std::string& name, std::int64_t weights, auto run) {
+    const double all = Median(backend, 20, [&] {
+      for (const Layer& layer : layers) UNFOLD_TRY(run(layer));
+      return Status::Ok();
+    });
+    Print("step product " + name + ", " + std::to_string(rows) + " rows", all / kLayers,
+          2.0 * static_cast<double>(weights), 2.0 * static_cast<double>(weights * rows));
+  };
+  constexpr std::int64_t kOfQkv = kModel * (kModel + 2 * kKv), kOfO = kModel * kModel, kOfFfn = kModel * kFfn;
+  time("q, k, v", kOfQkv, qkv);
+  time("o", kOfO, o);
+  time("gate, up", 2 * kOfFfn, gated);
+  time("down", kOfFfn, down);
+  time("all of a layer", kOfQkv + kOfO + 3 * kOfFfn, [&](const Layer& layer) {
+    UNFOLD_TRY(qkv(layer));
+    UNFOLD_TRY(o(layer));
+    UNFOLD_TRY(gated(layer));
+    return down(layer);
+  });
 }
 
 // One layer of an encoding pass of 16,384 rows, 8 documents with a gist for every 8 tokens, in bf16.
@@ -291,7 +359,7 @@ class EncodeLayer {
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: device_bench BACKEND [prefill|products|encode]...\n");
+    std::fprintf(stderr, "usage: device_bench BACKEND [prefill|products|step|encode]...\n");
     return 2;
   }
   Result<std::unique_ptr<Backend>> made = MakeBackend(argv[1], 0);
@@ -308,6 +376,9 @@ int Main(int argc, char** argv) {
   }
   if (wanted("products")) {
     for (const std::int64_t rows : {1, 32, 16384}) Products(backend, rows);
+  }
+  if (wanted("step")) {
+    for (const std::int64_t rows : {1, 8, 16, 32, 64}) StepProducts(backend, rows);
   }
   if (wanted("encode")) EncodeLayer(backend).Time();
   return 0;
