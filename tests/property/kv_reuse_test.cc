@@ -97,8 +97,25 @@ void IngestInto(const EngineOptions& options, std::vector<DocumentInput> documen
   golden::IngestAll(**engine, "c", std::move(documents));
 }
 
+// Documents in a store, and the model that encoded them.
+struct Ingested {
+  EngineOptions options;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<LoadedModel> model;  // null after a failure
+};
+
 class KvReuse : public testing::TestWithParam<Kind> {
  protected:
+  Ingested Ingest(const std::vector<DocumentInput>& documents) {
+    Ingested ingested{Options(base_ + "/store", GetParam(), 4096), nullptr, nullptr};
+    IngestInto(ingested.options, documents);
+    if (HasFatalFailure()) return ingested;
+    ingested.store = OpenStored(ingested.options.store_path);
+    auto loaded = LoadModel(ingested.options);
+    EXPECT_TRUE(loaded.ok()) << loaded.status().ToString();
+    if (loaded.ok()) ingested.model = *std::move(loaded);
+    return ingested;
+  }
   void SetUp() override {
     base_ = UNFOLD_BINARY_DIR "/kv_reuse_" + GetParam().name;
     std::filesystem::remove_all(base_);
@@ -143,12 +160,9 @@ TEST_P(KvReuse, StoredEqualsFreshWhateverTheIngest) {
 // Raw KV that a question wants most of is brought a layer ahead, where the backend has memory for it.
 TEST_P(KvReuse, StagedBlocksChangeNothing) {
   const std::vector<DocumentInput> documents = Documents();
-  const EngineOptions options = Options(base_ + "/staged", GetParam(), 4096);
-  ASSERT_NO_FATAL_FAILURE(IngestInto(options, documents));
-  const std::unique_ptr<Store> store = OpenStored(options.store_path);
-  auto loaded = LoadModel(options);
-  ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
-  LoadedModel& model = **loaded;
+  const auto [options, store, loaded] = Ingest(documents);
+  ASSERT_NE(loaded, nullptr);
+  LoadedModel& model = *loaded;
   constexpr int kAllChunks = 100000;
   constexpr std::uint64_t kBytes = 256 << 20, kTooFew = 1024;
   std::vector<std::vector<std::vector<float>>> logits;
@@ -172,12 +186,9 @@ TEST_P(KvReuse, StagedBlocksChangeNothing) {
 // wants the same chunks, finds all of them unfolded, and answers as if it had unfolded them itself.
 TEST_P(KvReuse, DocumentsPlacedElsewhereAreNotUnfoldedAgain) {
   const std::vector<DocumentInput> documents = Documents();
-  const EngineOptions options = Options(base_ + "/placed", GetParam(), 4096);
-  ASSERT_NO_FATAL_FAILURE(IngestInto(options, documents));
-  const std::unique_ptr<Store> store = OpenStored(options.store_path);
-  auto loaded = LoadModel(options);
-  ASSERT_TRUE(loaded.ok()) << loaded.status().ToString();
-  const LoadedModel& model = **loaded;
+  const auto [options, store, loaded] = Ingest(documents);
+  ASSERT_NE(loaded, nullptr);
+  const LoadedModel& model = *loaded;
   constexpr int kAllChunks = 100000;
   const std::vector<PartRef> parts = golden::PartsOf(store->Snapshot(), 0, documents);
   const std::vector<PartRef> backwards(parts.rbegin(), parts.rend());
