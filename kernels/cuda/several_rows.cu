@@ -175,7 +175,7 @@ struct WarpSums {
       }
     }
   }
-  // Those of both halves of the dims to `to`. A barrier stands before what all threads read of it.
+  // Those of both halves of the dims to shared.sums, which all threads can read on return.
   __device__ __forceinline__ void Put(SeveralRowsShared<kRows>& shared) const {
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     for (int half = 1; half >= 0; --half) {
