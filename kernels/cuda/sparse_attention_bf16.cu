@@ -14,11 +14,10 @@
 // and 90 (at 8K tokens 16 and 12.6); rows by the copy engine, an instruction each, which a warp issues one after
 // another: 41 and 157 for 39 and 154; three tiles of a warp and two blocks: 39 and 173; queries in one bf16: 39 and
 // 154; tiles of 16 keys of the split, whatever their items, each key with an address of its own: 31 and 90 for 32 and
-// 85, and a question's first token over 128K, with its 32 rows, 50 ms for 47; blocks of a warp, each with splits of
-// its own (32 requests of 16K): 88 for 77, of which empty blocks take a part. What is left at 128K, by samples: a
-// quarter until the first keys are asked for, half in the loop, a sixth where warps wait for the last one. Of several
-// requests: about 450 instructions of a warp for a tile, set-up included, 10 cycles each, and registers for no more
-// warps.
+// 85, and a question's first token over 128K, with its 32 rows, 50 ms for 47; for 32 requests of 16K blocks of a warp,
+// one for each split that a list can have: 86 and 88 for 77 on another machine. What is left at 128K, by samples: a
+// quarter until the first keys are asked for, half in the loop, a sixth where warps wait for the last one. For those 32
+// requests: 18.2 million instructions of warps, of each warp one in 10 cycles, and registers for no more warps.
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/query_fragments.cuh"
 #include "kernels/cuda/sparse_attention.cuh"
