@@ -107,12 +107,17 @@ Status Backend::Embed(const EmbedArgs& args) {
 }
 
 Status Backend::RmsNorm(const RmsNormArgs& args) {
+  UNFOLD_TRY(CheckRmsNorm(args));
+  return DoRmsNorm(args);
+}
+
+Status Backend::CheckRmsNorm(const RmsNormArgs& args) {
   ArgCheck check("RmsNorm");
   check.Shape("x", args.x, kActivation, {kAny, kAny});
   check.Shape("weight", args.weight, ArgCheck::kWeight, {args.x.dims[1]});
   check.Shape("out", args.out, kActivation, {args.x.dims[0], args.x.dims[1]});
   check.That(args.epsilon >= 0, "epsilon", "must not be negative");
-  return check.ok() ? DoRmsNorm(args) : check.status();
+  return check.status();
 }
 
 Status Backend::MatMuls(std::span<const MatMulArgs> products) {
@@ -153,6 +158,11 @@ Status Backend::SwiGlu(const SwiGluArgs& args) {
 }
 
 Status Backend::GatedProduct(const GatedProductArgs& args) {
+  UNFOLD_TRY(CheckGatedProduct(args));
+  return DoGatedProduct(args);
+}
+
+Status Backend::CheckGatedProduct(const GatedProductArgs& args) {
   for (const MatMulArgs* product : {&args.gate, &args.up}) UNFOLD_TRY(CheckMatMul(*product));
   const Tensor& gate = args.gate.out;
   ArgCheck check("GatedProduct");
@@ -160,7 +170,44 @@ Status Backend::GatedProduct(const GatedProductArgs& args) {
   check.That(!args.gate.accumulate && !args.up.accumulate, "accumulate", "cannot be had");
   check.Shape("up.out", args.up.out, TypeBit(gate.dtype), {gate.dims[0], gate.dims[1]});
   check.Shape("out", args.out, TypeBit(gate.dtype), {gate.dims[0], gate.dims[1]});
-  return check.ok() ? DoGatedProduct(args) : check.status();
+  return check.status();
+}
+
+namespace {
+
+Status CheckNormed(const RmsNormArgs& norm, const MatMulArgs& product) {
+  ArgCheck check("NormedProduct");
+  check.That(product.x.data == norm.out.data && product.x.dtype == norm.out.dtype && product.x.dims == norm.out.dims,
+             "x", "must be norm.out");
+  return check.status();
+}
+
+}  // namespace
+
+Status Backend::NormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products) {
+  UNFOLD_TRY(CheckRmsNorm(norm));
+  for (const MatMulArgs& product : products) {
+    UNFOLD_TRY(CheckMatMul(product));
+    UNFOLD_TRY(CheckNormed(norm, product));
+  }
+  return DoNormedMatMuls(norm, products);
+}
+
+Status Backend::NormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) {
+  UNFOLD_TRY(CheckRmsNorm(norm));
+  UNFOLD_TRY(CheckGatedProduct(args));
+  UNFOLD_TRY(CheckNormed(norm, args.gate));
+  return DoNormedGatedProduct(norm, args);
+}
+
+Status Backend::DoNormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products) {
+  UNFOLD_TRY(DoRmsNorm(norm));
+  return DoMatMuls(products);
+}
+
+Status Backend::DoNormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) {
+  UNFOLD_TRY(DoRmsNorm(norm));
+  return DoGatedProduct(args);
 }
 
 Status Backend::DoGatedProduct(const GatedProductArgs& args) {

@@ -344,6 +344,11 @@ class Backend {
   Status MatMul(const MatMulArgs& args) { return MatMuls(std::span(&args, 1)); }
   // Products of which none needs another's result: done as one piece of work, each with the bits it has alone.
   Status MatMuls(std::span<const MatMulArgs> products);
+  // MatMuls of norm.out and GatedProduct of it, as RmsNorm and then they would. A backend may do it in one piece:
+  // whether norm.out is written is then not said, and an element of it, before it is rounded, is one within RmsNorm's
+  // bound.
+  Status NormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products);
+  Status NormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args);
   Status Rope(const RopeArgs& args);
   Status SwiGlu(const SwiGluArgs& args);
   Status GatedProduct(const GatedProductArgs& args);
@@ -366,6 +371,8 @@ class Backend {
 
  protected:
   virtual Status DoGatedProduct(const GatedProductArgs& args);
+  virtual Status DoNormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products);
+  virtual Status DoNormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args);
 
  private:
   Status CheckTurned(std::string_view op, const Tensor& turned, const Tensor& q, std::int64_t kv_heads,
@@ -375,6 +382,8 @@ class Backend {
   virtual Status DoCopy(const Tensor& from, const Tensor& to) = 0;
   virtual Status DoEmbed(const EmbedArgs& args) = 0;
   virtual Status DoRmsNorm(const RmsNormArgs& args) = 0;
+  static Status CheckRmsNorm(const RmsNormArgs& args);
+  static Status CheckGatedProduct(const GatedProductArgs& args);
   static Status CheckMatMul(const MatMulArgs& args);
   virtual Status DoMatMuls(std::span<const MatMulArgs> products) = 0;
   virtual Status DoRope(const RopeArgs& args) = 0;

@@ -75,6 +75,13 @@ struct Item {
   }
 };
 
+struct NoWait {
+  __device__ void operator()() const {}
+};
+struct WaitHere {
+  __device__ void operator()() const { WaitForWorkBefore(); }
+};
+
 // The items of row t and one key/value head: those of kind n are [begin[n], begin[n + 1]).
 template <typename Kv>
 struct ItemsOfRow {
@@ -83,8 +90,9 @@ struct ItemsOfRow {
   Index begin[kItemKinds + 1];
   Index sink_rows, tail_rows, seen;
 
-  // What is loaded is loaded together, then checked.
-  __device__ ItemsOfRow(const AttentionInputs<Kv>& inputs, Index row, Index head)
+  // What is loaded is loaded together, then checked. `wait` is called before what work just before may have written.
+  template <typename Wait>
+  __device__ ItemsOfRow(const AttentionInputs<Kv>& inputs, Index row, Index head, Wait wait)
       : in(inputs), kv_head(head), list(row * inputs.kv_heads + head) {
     const FaultSink& faults = in.queries.faults;
     const std::int32_t position = in.queries.positions[row];
@@ -98,6 +106,10 @@ struct ItemsOfRow {
 #pragma unroll
     for (int n = 0; n < kMaxGistLevels; ++n) {
       ends[n] = n < in.num_levels ? in.levels[n].segment[seen] : 0;
+    }
+    wait();
+#pragma unroll
+    for (int n = 0; n < kMaxGistLevels; ++n) {
       counts[n] = n < in.num_levels && in.choose ? in.levels[n].counts[list] : 0;
     }
     sink_rows = InRange(faults, FaultKind::kAttentionSinks, seen, sink_end, in.sinks.stride + 1) ? sink_end : 0;

@@ -56,6 +56,8 @@ class CudaBackend final : public Backend {
   Status DoRope(const RopeArgs& args) override;
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGatedProduct(const GatedProductArgs& args) override;
+  Status DoNormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products) override;
+  Status DoNormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
   Status DoUnfold(std::span<const UnfoldArgs> requests) override;
   Status DoGistScore(std::span<const GistScoreArgs> requests) override;

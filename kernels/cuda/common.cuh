@@ -18,12 +18,18 @@ using Index = std::int64_t;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffU;
 
-// Begins a kernel that CudaContext::Launch launches: waits until the work before is done, then lets blocks of the work
-// after come up, to wait in their turn. What a kernel reads or writes before it must be older than the work before.
+// When blocks of the work after may come up, to wait in their turn: at once, or when the work before is done.
+enum class WorkAfter { kAtOnce, kWithThis };
+
+// Begins a kernel that CudaContext::Launch launches: waits until the work before is done. Every block comes here, so
+// that the work before that one is done too. What a kernel reads before it, launches before must not write: weights,
+// and contexts, whose tables and gists are put in place by copies, which no launch overtakes.
+template <WorkAfter kAfter = WorkAfter::kAtOnce>
 __device__ __forceinline__ void WaitForWorkBefore() {
 #if __CUDA_ARCH__ >= 900
+  if constexpr (kAfter == WorkAfter::kAtOnce) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if constexpr (kAfter == WorkAfter::kWithThis) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products in bf16 of one to kFewRows rows with weight matrices, at the speed at which weights come from memory. Tensor
-// cores have the weights as their left operand, 16 rows of them by 64 dims a step, and the rows of x, padded to eight,
-// as the right one. What a lane multiplies of the weights it has loaded itself, 16 bytes of a row each, with the dims
-// of a step in an order that makes it so; sums over dims do not mind. x is in the block's shared memory, in bf16.
+// cores have the weights as their left operand, 16 rows of them by 64 dims of a warp, and the rows of x, padded to
+// eight, as the right one. What a lane multiplies of the weights it has loaded itself, 16 bytes of a row each, with the
+// dims in an order that makes it so; sums over dims do not mind. x is in the block's shared memory, in bf16.
 //
-// Eight warps of a block share a tile of 16 weight rows, or 8 of each matrix of a gated product, each with a run of its
-// dims, and add what they have in their order; a block takes every so many-th tile. A lane's next weights are on their
-// way to its own shared memory, the first before the work before has ended: weights are older than all work.
+// A tile is 16 weight rows, or 8 of each matrix of a gated product; a step is 512 dims of a tile, 64 for each of eight
+// warps. The steps of all tiles, tile by tile, are cut into as many even runs as there are multiprocessors, and a block
+// takes one: whatever the matrices' sizes, all blocks read as much. Where a run ends inside a tile, the block of the
+// run after, which begins with the rest, leaves its sums for this one. Runs depend on the matrices alone. A lane's next
+// weights are on their way to its own shared memory, 160 KiB of a block, the first before the work before has ended:
+// weights are older than all work, and so blocks that end early have what the next launch begins with on its way.
 //
 // Bytes: N * K weights, T * K of x for each block, from L2. Flops: 2 * 8 * N * K. A layer of Qwen2-7B at 4.55 TB/s: q,
 // k and v 7.3 us, o 5.6, gate and up 59.7, down 29.8.
-//
-// Tried (H200, one row, the same four at the clock that Nsight holds; now 13, 11, 69 and 40 us): x from L2 at each
-// step: 15, 16, 91 and 56; steps of x copied beside those of the weights: 14, 15, 75 and 40. What is left: copies hold
-// the registers of their addresses until they have gone out, and warps that add their sums wait for the last one.
 #include <algorithm>
 
 #include "kernels/cuda/common.cuh"
@@ -28,12 +27,14 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kBlocksOfMultiprocessor = 3;  // and a block of the work after, which has its first weights on their way
 constexpr int kTileColumns = kMmaRows;
-constexpr int kLaneStep = 8;          // dims of a step that a lane has: 16 bytes of a row of weights
+constexpr int kLaneStep = 8;          // dims of a step that a lane has, twice: 16 bytes of a row of weights
 constexpr int kHalf = 4 * kLaneStep;  // those of the lanes of a row
-constexpr int kStep = 2 * kHalf;      // a step is two of them, so that a warp reads 128 bytes of a row
-constexpr int kStepsAhead = 3;        // that a warp has on their way, of 2 KiB
+constexpr int kWarpStep = 2 * kHalf;  // so that a warp reads 128 bytes of a row
+constexpr int kStep = kWarps * kWarpStep;
+
+constexpr int kMostBlocks = 3;  // of a multiprocessor
+constexpr int kStepsAhead = 3;  // that a warp has on their way, of 2 KiB
 
 constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
 
@@ -45,47 +46,131 @@ struct WeightStep {
   uint4 low[2][kWarp], high[2][kWarp];
 };
 
-// Where a lane copies weights from, step by step and tile by tile. Without kWhole, where the dims do not fill their
-// steps, what is past the last dim is zeros.
-template <typename X, bool kWhole>
+// What each block works on, portion by portion: steps of one tile.
+//
+// Runs: the steps of all tiles, tile by tile, cut evenly. Blocks that come up first have the last ones: a block waits
+// for those with the runs after its own, which thus never wait for a place. Claims, where there are many tiles: first
+// every so many-th, then, since multiprocessors do not get the same share of the memory's rate, whichever is next.
+struct Portions {
+  static constexpr int kTilesToClaim = 4;  // of a block
+  static constexpr int kPlaces = 16;       // of tiles that a block was told
+
+  int tiles, of_tile;
+  int each, more;              // steps of a run; the first `more` have another
+  int ahead;                   // portions that copies may be ahead
+  unsigned* claims = nullptr;  // claimed so far; null: runs. Zero before a launch, and after it
+
+  Portions(int tiles, int inner, int steps_ahead, Index blocks)
+      : tiles(tiles),
+        of_tile((inner + kStep - 1) / kStep),
+        each(static_cast<int>(Index{tiles} * of_tile / blocks)),
+        more(static_cast<int>(Index{tiles} * of_tile % blocks)),
+        ahead((steps_ahead + of_tile - 1) / of_tile) {}
+  bool AreManyFor(Index blocks) const { return tiles >= kTilesToClaim * blocks; }
+
+  __device__ __forceinline__ int RunOfBlock() const { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
+  __device__ __forceinline__ int BeginOf(int run) const { return run * each + min(run, more); }
+  // The last tile that a block knows without a claim.
+  __device__ __forceinline__ int LastKnown() const { return static_cast<int>(blockIdx.x + ahead * gridDim.x); }
+  // The tile after one that was told. Each block is told once that there are no more, so that the last claim of all
+  // leaves a zero.
+  __device__ __forceinline__ int Claim(int before) const {
+    if (before >= tiles) return before;
+    const unsigned known = (ahead + 1) * gridDim.x, last = static_cast<unsigned>(tiles) - ahead * gridDim.x - 1;
+    return static_cast<int>(known + atomicInc(claims, last));
+  }
+};
+
+// Where a block is: steps [first, end) of a tile, none when it is through.
+class Place {
+ public:
+  int tile, first, end;
+
+  __device__ __forceinline__ explicit Place(const Portions& portions) : portions_(portions) {
+    if (portions.claims != nullptr) {
+      first = left_ = 0;
+      tile = static_cast<int>(blockIdx.x);
+    } else {
+      const int run = portions.RunOfBlock(), begin = portions.BeginOf(run);
+      left_ = portions.BeginOf(run + 1) - begin;
+      tile = static_cast<int>(static_cast<unsigned>(begin) / static_cast<unsigned>(portions.of_tile));
+      first = begin - tile * portions.of_tile;
+    }
+    SetEnd();
+  }
+  __device__ __forceinline__ bool Inside() const { return first < end; }
+  __device__ __forceinline__ void Next(const int* told) {
+    ++number_;
+    if (portions_.claims == nullptr) {
+      ++tile;
+    } else if (number_ <= portions_.ahead) {
+      tile += static_cast<int>(gridDim.x);
+    } else {
+      tile = told[number_ % Portions::kPlaces];
+    }
+    first = 0;
+    SetEnd();
+  }
+  __device__ __forceinline__ int number() const { return number_; }
+
+ private:
+  __device__ __forceinline__ void SetEnd() {
+    if (portions_.claims != nullptr) {
+      end = tile < portions_.tiles ? portions_.of_tile : 0;
+      return;
+    }
+    end = min(portions_.of_tile, first + left_);
+    left_ -= end - first;
+  }
+  const Portions& portions_;
+  int left_, number_ = 0;
+};
+
+// Where a lane copies weights from, step by step. What is past the last dim is zeros.
+template <typename X>
 class WeightCursor {
  public:
-  __device__ __forceinline__ WeightCursor(const FewRowsInputs<X>& in, int first_dim, int steps)
-      : in_(in), first_dim_(first_dim), steps_(steps), tile_(steps > 0 ? static_cast<int>(blockIdx.x) : in.tiles) {
+  __device__ __forceinline__ WeightCursor(const FewRowsInputs<X>& in, const Portions& portions)
+      : in_(in), place_(portions) {
     Aim();
   }
+  // Of a step that a lane has.
+  __device__ __forceinline__ static int FirstDim() {
+    return static_cast<int>(threadIdx.x) / kWarp * kWarpStep + static_cast<int>(threadIdx.x) % 4 * kLaneStep;
+  }
   // To the step after, if there was one here.
-  __device__ __forceinline__ void Copy(WeightStep& to) {
-    if (tile_ >= in_.tiles) return;
-    const int lane = threadIdx.x % kWarp;
+  __device__ __forceinline__ void Copy(WeightStep& to, const int* told) {
+    if (!place_.Inside()) {
+      if (through_) return;
+      place_.Next(told);
+      through_ = !place_.Inside();
+      if (through_) return;
+      Aim();
+    }
+    const int lane = threadIdx.x % kWarp, first_dim = place_.first * kStep + FirstDim();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool inside = kWhole || first_dim_ + (steps_ - left_) * kStep + half * kHalf < in_.inner;
-      CopyAsync16(&to.low[half][lane], low_ + (inside ? half * kHalf : 0), inside);
-      CopyAsync16(&to.high[half][lane], high_ + (inside ? half * kHalf : 0), inside);
+      const int dim = first_dim + half * kHalf;
+      const bool inside = dim < in_.inner;
+      CopyAsync16(&to.low[half][lane], low_ + (inside ? dim : 0), inside);
+      CopyAsync16(&to.high[half][lane], high_ + (inside ? dim : 0), inside);
     }
-    low_ += kStep, high_ += kStep;
-    if (--left_ > 0) return;
-    tile_ += static_cast<int>(gridDim.x);
-    Aim();
+    ++place_.first;
   }
 
  private:
-  // Rows past the last stand for the last. A lane past the last dim reads nothing.
+  // Rows past the last stand for the last.
   __device__ __forceinline__ void Aim() {
-    left_ = steps_;
-    if (tile_ >= in_.tiles) return;
-    const TiledProduct<kTileColumns>& product = in_.ProductOf(tile_);
-    const Index row = Index{tile_ - product.first_tile} * product.TileColumns() + threadIdx.x % kWarp / 4;
+    const TiledProduct<kTileColumns>& product = in_.ProductOf(place_.tile);
+    const Index row = Index{place_.tile - product.first_tile} * product.TileColumns() + threadIdx.x % kWarp / 4;
     const Index low = min(row, product.columns - 1), high = min(row + 8, product.columns - 1);
-    const int first = min(first_dim_, in_.inner - kLaneStep);
-    low_ = product.weight + low * in_.inner + first;
-    high_ = (product.up == nullptr ? product.weight + high * in_.inner : product.up + low * in_.inner) + first;
+    low_ = product.weight + low * in_.inner;
+    high_ = product.up == nullptr ? product.weight + high * in_.inner : product.up + low * in_.inner;
   }
 
   const FewRowsInputs<X>& in_;
-  const int first_dim_, steps_;
-  int tile_, left_ = 0;
+  Place place_;
+  bool through_ = false;
   const Bf16 *low_ = nullptr, *high_ = nullptr;
 };
 
@@ -101,7 +186,7 @@ __device__ __forceinline__ uint4 LoadRight(const float* from) {
 // may have what was there before the work before.
 template <typename X>
 __device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int dims, Bf16* to) {
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = 10;
   for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kThreads * kLaneStep) {
     uint4 pairs[kAtOnce];
 #pragma unroll
@@ -117,43 +202,142 @@ __device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int d
   }
 }
 
+// x = RmsNorm of the only row of in.x, as RmsNorm rounds it: each block norms it once more, rather than wait for a
+// launch that does.
+struct RowNorm {
+  const Bf16* weight = nullptr;
+  float epsilon = 0;
+};
+
+// A thread has every kThreads-th piece of eight elements, and keeps the first ones.
+class NormedRow {
+ public:
+  // Loads weights, which are older than the work before.
+  __device__ __forceinline__ NormedRow(const FewRowsInputs<float>& in, const RowNorm& norm) : in_(in), norm_(norm) {
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) weights_[n] = WeightsAt(DimOf(n));
+  }
+  // As LoadX does. `shared` is as BlockSum wants it.
+  __device__ __forceinline__ void Load(int dims, Bf16* to, float* shared) const {
+    Piece kept[kKept];
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) kept[n] = PieceAt(DimOf(n));
+    float squares = 0;
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) Add(kept[n], squares);
+    for (int n = kKept; DimOf(n) < in_.inner; ++n) Add(PieceAt(DimOf(n)), squares);
+    const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(in_.inner) + norm_.epsilon);
+#pragma unroll
+    for (int n = 0; n < kKept; ++n) Put(DimOf(n), kept[n], weights_[n], scale, dims, to);
+    for (int n = kKept; DimOf(n) < dims; ++n) Put(DimOf(n), PieceAt(DimOf(n)), WeightsAt(DimOf(n)), scale, dims, to);
+  }
+
+ private:
+  static constexpr int kKept = 4;
+  struct Piece {
+    float4 low, high;
+  };
+  __device__ __forceinline__ static int DimOf(int n) {
+    return (static_cast<int>(threadIdx.x) + n * kThreads) * kLaneStep;
+  }
+  __device__ __forceinline__ uint4 WeightsAt(int dim) const {
+    return dim < in_.inner ? *reinterpret_cast<const uint4*>(norm_.weight + dim) : make_uint4(0, 0, 0, 0);
+  }
+  __device__ __forceinline__ Piece PieceAt(int dim) const {
+    if (dim >= in_.inner) return {};
+    const auto* from = reinterpret_cast<const float4*>(in_.x + dim);
+    return {__ldcg(from), __ldcg(from + 1)};
+  }
+  __device__ __forceinline__ static void Add(const Piece& piece, float& squares) {
+    for (const float4& four : {piece.low, piece.high}) {
+      squares = fmaf(four.x, four.x, fmaf(four.y, four.y, fmaf(four.z, four.z, fmaf(four.w, four.w, squares))));
+    }
+  }
+  // The two of `pair`, bf16, times x and scale.
+  __device__ __forceinline__ static unsigned Normed(float x, float y, float scale, unsigned pair) {
+    return PackBf16(x * scale * __uint_as_float(pair << 16), y * scale * __uint_as_float(pair & 0xffff0000U));
+  }
+  __device__ __forceinline__ static void Put(int dim, const Piece& x, const uint4& by, float scale, int dims,
+                                             Bf16* to) {
+    if (dim >= dims) return;
+    *reinterpret_cast<uint4*>(to + dim) =
+        make_uint4(Normed(x.low.x, x.low.y, scale, by.x), Normed(x.low.z, x.low.w, scale, by.y),
+                   Normed(x.high.x, x.high.y, scale, by.z), Normed(x.high.z, x.high.w, scale, by.w));
+  }
+
+  const FewRowsInputs<float>& in_;
+  const RowNorm& norm_;
+  uint4 weights_[kKept];
+};
+
+// Sums of the first tile of each run, where it is the end of a tile, for the block that has the beginning: [runs,
+// kTileColumns, kRows], a sum in the low half and a mark above it. Zeros before a launch, and after it.
+class TileEnds {
+ public:
+  explicit TileEnds(unsigned* at) : at_(reinterpret_cast<unsigned long long*>(at)) {}
+
+  __device__ __forceinline__ void Give(int run, int of_tile, float sum) const {
+    __stcg(Place(run, of_tile), 1ULL << 32 | __float_as_uint(sum));
+  }
+  // Waits until it is there.
+  __device__ __forceinline__ float Take(int run, int of_tile) const {
+    unsigned long long given = 0;
+    while (given == 0) given = atomicExch(Place(run, of_tile), 0ULL);
+    return __uint_as_float(static_cast<unsigned>(given));
+  }
+
+ private:
+  __device__ __forceinline__ unsigned long long* Place(int run, int of_tile) const {
+    return at_ + Index{run} * kTileColumns * kFewRows + of_tile;
+  }
+  unsigned long long* at_;
+};
+
 template <int kRows>
 struct FewRowsShared {
   WeightStep ahead[kWarps][kStepsAhead];
   float sums[2][kWarps][kTileColumns][kRows];
+  int told[Portions::kPlaces];
 
-  // [rows, dims + half a step], the last so that rows begin in different banks.
-  __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }
+  __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }  // [rows, XStride]
 };
+// Whole steps, and half a warp's more, so that rows begin in different banks.
 __host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1) / kStep * kStep + kHalf; }
 
-template <typename X, int kRows, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
-    FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in) {
+// With kNormed x, of one row, is normed as it is loaded.
+template <typename X, int kRows, bool kNormed>
+__global__ void __launch_bounds__(kThreads, kMostBlocks)
+    FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in, const __grid_constant__ RowNorm norm,
+                  const __grid_constant__ Portions portions, TileEnds ends) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
-  // The warp's steps; the lane's dims in them.
-  const int all_steps = (in.inner + kStep - 1) / kStep, each = (all_steps + kWarps - 1) / kWarps;
-  const int steps = max(0, min(each, all_steps - warp * each));
-  const int first_dim = warp * each * kStep + lane % 4 * kLaneStep;
   WeightStep* ahead = shared.ahead[warp];
-  WeightCursor<X, kWhole> cursor(in, first_dim, steps);
-#pragma unroll
+  WeightCursor<X> cursor(in, portions);
+#pragma unroll 1
   for (int n = 0; n < kStepsAhead; ++n) {
-    cursor.Copy(ahead[n]);
+    cursor.Copy(ahead[n], shared.told);
     CommitCopies();
   }
-  WaitForWorkBefore();
-  const int x_stride = XStride(in.inner);
-  for (int row = 0; row < in.rows; ++row) LoadX(in, row, x_stride - kHalf, shared.x() + row * x_stride);
+  const int x_stride = XStride(in.inner), dims = x_stride - kHalf;
+  if constexpr (kNormed) {
+    const NormedRow row(in, norm);
+    WaitForWorkBefore<WorkAfter::kWithThis>();
+    row.Load(dims, shared.x(), &shared.sums[0][0][0][0]);
+  } else {
+    WaitForWorkBefore<WorkAfter::kWithThis>();
+    for (int row = 0; row < in.rows; ++row) LoadX(in, row, dims, shared.x() + row * x_stride);
+  }
   __syncthreads();
   // Columns of the right operand past the last row are copies of it, which nobody reads.
-  const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + first_dim;
+  const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + WeightCursor<X>::FirstDim();
   int slot = 0, side = 0;
-  for (int tile = static_cast<int>(blockIdx.x); tile < in.tiles; tile += static_cast<int>(gridDim.x)) {
+  int known = portions.LastKnown();
+  for (Place at(portions); at.Inside(); at.Next(shared.told)) {
+    // Told at the barrier below, before copies come to it.
+    if (threadIdx.x == 0 && portions.claims != nullptr) known = portions.Claim(known);
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
-    for (int step = 0; step < steps; ++step) {
+    for (int step = at.first; step < at.end; ++step) {
       const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
                   right1 = *reinterpret_cast<const uint4*>(x + step * kStep + kHalf);
       WaitForCopies<kStepsAhead - 1>();
@@ -161,7 +345,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
       slot = slot + 1 == kStepsAhead ? 0 : slot + 1;
       const uint4 low = own.low[0][lane], high = own.high[0][lane];
       const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane];
-      cursor.Copy(own);
+      cursor.Copy(own, shared.told);
       CommitCopies();
       Mma(sums, {low.x, high.x, low.y, high.y}, right.x, right.y);
       Mma(others, {low.z, high.z, low.w, high.w}, right.z, right.w);
@@ -173,38 +357,68 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor + 1)
       const int row = lane % 4 * 2 + i % 2;
       if (row < kRows) shared.sums[side][warp][group + i / 2 * 8][row] = sums[i] + others[i];
     }
+    if (threadIdx.x == 0) shared.told[(at.number() + 1 + portions.ahead) % Portions::kPlaces] = known;
     __syncthreads();
     const int column = static_cast<int>(threadIdx.x) / kRows, row = static_cast<int>(threadIdx.x) % kRows;
-    const TiledProduct<kTileColumns>& product = in.ProductOf(tile);
-    const int columns = product.TileColumns();
-    if (column < columns && row < in.rows) {
-      const auto sum_of = [&](int c) {
-        float sum = 0;
+    const auto own_sum = [&](int c) {
+      float sum = 0;
 #pragma unroll
-        for (int w = 0; w < kWarps; ++w) sum += shared.sums[side][w][c][row];
-        return sum;
-      };
-      const Index n = Index{tile - product.first_tile} * columns + column;
-      float sum = sum_of(column);
-      if (product.up != nullptr) sum = Silu(sum) * sum_of(column + columns);
-      if (n < product.columns) product.out.Put(row * product.columns + n, n, sum);
+      for (int w = 0; w < kWarps; ++w) sum += shared.sums[side][w][c][row];
+      return sum;
+    };
+    // With those of the runs that have the rest of the tile.
+    const auto whole_sum = [&](int c) {
+      float sum = own_sum(c);
+      const int tile_end = (at.tile + 1) * portions.of_tile;
+      if (at.end == portions.of_tile) return sum;
+      for (int run = portions.RunOfBlock() + 1; portions.BeginOf(run) < tile_end; ++run) {
+        sum += ends.Take(run, c * kRows + row);
+      }
+      return sum;
+    };
+    const TiledProduct<kTileColumns>& product = in.ProductOf(at.tile);
+    const int columns = product.TileColumns();
+    if (column < kTileColumns && row < in.rows) {
+      if (at.first > 0) {
+        ends.Give(portions.RunOfBlock(), column * kRows + row, own_sum(column));
+      } else if (column < columns) {
+        const Index n = Index{at.tile - product.first_tile} * columns + column;
+        float sum = whole_sum(column);
+        if (product.up != nullptr) sum = Silu(sum) * whole_sum(column + columns);
+        if (n < product.columns) product.out.Put(row * product.columns + n, n, sum);
+      }
     }
     side ^= 1;  // the next tile's sums find the place of the tile before read: a barrier is between
   }
 }
 
-template <typename X, int kRows>
-Status Launch(CudaContext& context, const FewRowsInputs<X>& in) {
-  const Index blocks = std::min<Index>(in.tiles, kBlocksOfMultiprocessor * context.num_multiprocessors());
+template <typename X, int kRows, bool kNormed>
+Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& norm) {
   const std::size_t bytes = sizeof(FewRowsShared<kRows>) + in.rows * XStride(in.inner) * sizeof(Bf16);
-  const auto kernel = in.inner % kStep == 0 ? FewRowsKernel<X, kRows, true> : FewRowsKernel<X, kRows, false>;
-  return context.Launch(kernel, {blocks, kThreads, bytes, "MatMul"}, in);
+  constexpr std::size_t kTaken = 1024;  // of a multiprocessor's shared memory, by each block
+  const auto fitting = static_cast<Index>((context.most_shared_bytes() + kTaken) / (bytes + kTaken));
+  const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();
+  const Index steps = CeilDiv(in.inner, kStep) * in.tiles, blocks = std::min(steps, at_once);
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows));
+  Portions portions(in.tiles, in.inner, kStepsAhead, blocks);
+  if (portions.AreManyFor(blocks)) portions.claims = counters;
+  return context.Launch(FewRowsKernel<X, kRows, kNormed>, {blocks, kThreads, bytes, "MatMul"}, in, norm, portions,
+                        TileEnds(counters));
 }
 
 template <typename X>
 Status Run(CudaContext& context, std::span<const MatMulArgs> products, const Bf16* up) {
   const FewRowsInputs<X> in(products, products[0].x.as<const X>(), up);
-  return in.rows == 1 ? Launch<X, 1>(context, in) : Launch<X, kFewRows>(context, in);
+  return in.rows == 1 ? Launch<X, 1, false>(context, in, {}) : Launch<X, kFewRows, false>(context, in, {});
+}
+
+Status Run(CudaContext& context, std::span<const MatMulArgs> products, const Bf16* up, const RmsNormArgs* norm) {
+  if (norm != nullptr) {
+    const FewRowsInputs<float> in(products, norm->x.as<const float>(), up);
+    return Launch<float, 1, true>(context, in, {norm->weight.as<const Bf16>(), norm->epsilon});
+  }
+  if (products[0].x.dtype == DType::kBF16) return Run<Bf16>(context, products, up);
+  return Run<float>(context, products, up);
 }
 
 }  // namespace
@@ -216,17 +430,19 @@ bool TakesFewRows(const MatMulArgs& args) {
          rows <= kFewRows && inner > 0 && rows * inner <= kMostX && vectors;
 }
 
-Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products) {
-  if (products[0].x.dtype == DType::kBF16) return Run<Bf16>(context, products, nullptr);
-  return Run<float>(context, products, nullptr);
+bool TakesNorm(const RmsNormArgs& norm) {
+  return norm.x.dims[0] == 1 && norm.x.dtype == DType::kF32 && norm.weight.dtype == DType::kBF16 &&
+         norm.out.dtype == DType::kBF16 && HasVectors(norm.x.data) && HasVectors(norm.weight.data);
 }
 
-Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args) {
+Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products, const RmsNormArgs* norm) {
+  return Run(context, products, nullptr, norm);
+}
+
+Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args, const RmsNormArgs* norm) {
   MatMulArgs product = args.gate;
   product.out = args.out;
-  const auto* up = args.up.weight.as<const Bf16>();
-  if (product.x.dtype == DType::kBF16) return Run<Bf16>(context, std::span(&product, 1), up);
-  return Run<float>(context, std::span(&product, 1), up);
+  return Run(context, std::span(&product, 1), args.up.weight.as<const Bf16>(), norm);
 }
 
 }  // namespace unfold

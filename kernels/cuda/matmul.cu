@@ -260,15 +260,30 @@ std::size_t ProductsOfOneX(std::span<const MatMulArgs> products, Takes takes) {
   return count;
 }
 
+// Whether both are products that `takes` takes, without a bias.
+bool GatedTakes(const GatedProductArgs& args, Takes takes) {
+  return takes(args.gate) && takes(args.up) && args.gate.bias.rank == 0 && args.up.bias.rank == 0;
+}
+
 }  // namespace
 
 Status CudaBackend::DoGatedProduct(const GatedProductArgs& args) {
-  const auto both = [&](Takes takes) {
-    return takes(args.gate) && takes(args.up) && args.gate.bias.rank == 0 && args.up.bias.rank == 0;
-  };
-  if (both(TakesFewRows)) return RunGatedFewRows(*context_, args);
-  if (both(TakesSeveralRows) && args.gate.x.dims[0] <= kSeveralRowsGated) return RunGatedSeveralRows(*context_, args);
+  if (GatedTakes(args, TakesFewRows)) return RunGatedFewRows(*context_, args);
+  if (GatedTakes(args, TakesSeveralRows) && args.gate.x.dims[0] <= kSeveralRowsGated)
+    return RunGatedSeveralRows(*context_, args);
   return Backend::DoGatedProduct(args);
+}
+
+Status CudaBackend::DoNormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) {
+  if (TakesNorm(norm) && GatedTakes(args, TakesFewRows)) return RunGatedFewRows(*context_, args, &norm);
+  return Backend::DoNormedGatedProduct(norm, args);
+}
+
+Status CudaBackend::DoNormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products) {
+  if (!products.empty() && TakesNorm(norm) && ProductsOfOneX(products, TakesFewRows) == products.size()) {
+    return RunFewRows(*context_, products, &norm);
+  }
+  return Backend::DoNormedMatMuls(norm, products);
 }
 
 Status CudaBackend::DoMatMuls(std::span<const MatMulArgs> products) {

@@ -35,11 +35,12 @@ bool TakesSeveralRows(const MatMulArgs& args);
 // Up to so many rows several_rows.cu is faster than cuBLASLt with a product that is alone, and with a gated one; with
 // two or three at once it is for all that it takes.
 constexpr int kSeveralRowsAlone = 16, kSeveralRowsGated = 32;
-// Products of one x, up to kMostProductsAtOnce.
-Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products);
+// Products of one x, up to kMostProductsAtOnce. With `norm`, which TakesNorm takes, x is norm->out, which is not read.
+Status RunFewRows(CudaContext& context, std::span<const MatMulArgs> products, const RmsNormArgs* norm = nullptr);
 Status RunSeveralRows(CudaContext& context, std::span<const MatMulArgs> products);
+bool TakesNorm(const RmsNormArgs& norm);
 // Both products without a bias.
-Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args);
+Status RunGatedFewRows(CudaContext& context, const GatedProductArgs& args, const RmsNormArgs* norm = nullptr);
 Status RunGatedSeveralRows(CudaContext& context, const GatedProductArgs& args);
 bool TakesDecodeProduct(const MatMulArgs& args);
 Status RunDecodeProduct(CudaContext& context, const MatMulArgs& args);

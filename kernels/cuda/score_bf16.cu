@@ -41,7 +41,10 @@ __global__ void __launch_bounds__(kThreads)
   const int run = static_cast<int>((tiles + at_once - 1) / at_once) * kBlockKeys;
   const int begin = min(static_cast<int>(blockIdx.x % at_once) * run, count), end = min(begin + run, count);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  if (begin == end) return;
+  if (begin == end) {
+    if (in.candidates.gists == nullptr) WaitForWorkBefore();
+    return;
+  }
   // What is loaded late waits behind the keys that are on their way, so tables come first.
   const auto documents = static_cast<int>(in.queries.documents);
   const auto document_of = [&](Index gist) {

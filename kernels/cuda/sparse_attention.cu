@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kMergeThreads)
                        unsigned mass_at_once) {
   extern __shared__ float shares[];
   __shared__ alignas(16) unsigned char shared[kMergeOrMassBytes];
-  WaitForWorkBefore();
+  WaitForWorkBefore<WorkAfter::kWithThis>();
   const AttendRequest& own = requests();
   if (blockIdx.x < merged) {
     MergeHead(own.in, own.partials, own.out, nullptr, shares, *reinterpret_cast<MergeShared*>(shared));

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(16) float queries[];  // [kHeadsAtOnce, D]
   __shared__ Shared<Kv> shared;
   const Place place(in, partials.splits, kHeadsAtOnce);
-  const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
+  const ItemsOfRow<Kv> row(in, place.t, place.kv_head, NoWait());
   const int used = partials.Tell(place, in.kv_heads, row.count());
   if (place.split >= used) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = static_cast<int>(in.queries.head_dim);
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) MassKernel(const __grid_constant__ A
   __shared__ Shared<Kv> shared;
   Place place(in, splits, kHeadsAtOnce);
   place.t = t;
-  const ItemsOfRow<Kv> row(in, place.t, place.kv_head);
+  const ItemsOfRow<Kv> row(in, place.t, place.kv_head, NoWait());
   const Index begin = row.begin[kGistItems] + place.split * kItemsOfSplit,
               end = min(begin + kItemsOfSplit, row.begin[kGistItems + 1]);
   if (begin >= end) return;

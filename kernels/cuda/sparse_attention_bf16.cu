@@ -308,8 +308,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
   constexpr int kHeads = kHeadTiles * kTileHeads, kStages = AttendShared<kDim, kHeadTiles>::kStages;
   const int warp = threadIdx.x / kWarp;
   const Place place(in, at_once, kHeads);
-  WaitForWorkBefore();
-  const ItemsOfRow<Bf16> row(in, place.t, place.kv_head);
+  const ItemsOfRow<Bf16> row(in, place.t, place.kv_head, WaitHere());
   const int used = partials.Tell(place, in.kv_heads, row.count());
   const bool keeps = kept.sums != nullptr && place.t >= kept.first_row;
   const Index kept_list = (place.t - kept.first_row) * in.kv_heads + place.kv_head;

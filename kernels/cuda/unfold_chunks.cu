@@ -216,7 +216,7 @@ template <int kMost>
 __global__ void __launch_bounds__(kThreads)
     FindKernel(const __grid_constant__ Together<ChosenInputs, kMost> requests, const __grid_constant__ PoolInputs pool,
                unsigned blocks_of_list, Work* work, unsigned* counters) {
-  WaitForWorkBefore();
+  WaitForWorkBefore<WorkAfter::kWithThis>();
   const ChosenInputs& in = requests();
   const std::uint32_t call = pool.counts->calls + 1;
   const bool one_row = in.lists == in.kv_heads;
@@ -361,7 +361,7 @@ __global__ void __launch_bounds__(kThreads)
                const __grid_constant__ PoolInputs pool, unsigned blocks_of_list, Work* work, unsigned* counters,
                RotationInputs rotation, int half, Kv* page_k, Kv* page_v) {
   __shared__ TakeShared shared;
-  WaitForWorkBefore();
+  WaitForWorkBefore<WorkAfter::kWithThis>();
   const auto wanted = static_cast<int>(__ldcg(counters + kWork)),
              missing = static_cast<int>(__ldcg(counters + kMissing));
   if (blockIdx.x == 0) GivePages(pool, work, counters, wanted, missing, shared);

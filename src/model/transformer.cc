@@ -76,20 +76,20 @@ Status Transformer::RunLayer(int layer, std::int64_t num_tokens, bool keys_only,
   UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, working, {num_tokens, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor k, k_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor v, v_.Get(backend_, DType::kF32, {num_tokens, kv_dim}));
-  UNFOLD_TRY(backend_.RmsNorm(
-      {.x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed}));
+  const RmsNormArgs norm{
+      .x = hidden_view_, .weight = weights.input_norm, .epsilon = config_.norm_epsilon, .out = normed};
   const MatMulArgs k_product = Product(normed, weights.k, k, weights.k_bias);
   const MatMulArgs v_product = Product(normed, weights.v, v, weights.v_bias);
   if (keys_only) {
     const MatMulArgs products[] = {k_product, v_product};
-    UNFOLD_TRY(backend_.MatMuls(products));
+    UNFOLD_TRY(backend_.NormedMatMuls(norm, products));
     UNFOLD_TRY(NormHeads(weights.k_norm, k));
     return attention.Attend(layer, {}, heads(k, config_.kv_heads), heads(v, config_.kv_heads), {});
   }
   UNFOLD_TRY_ASSIGN(const Tensor q, q_.Get(backend_, query_type_, {num_tokens, query_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor attended, attended_.Get(backend_, query_type_, {num_tokens, query_dim}));
   const MatMulArgs products[] = {k_product, v_product, Product(normed, weights.q, q, weights.q_bias)};
-  UNFOLD_TRY(backend_.MatMuls(products));
+  UNFOLD_TRY(backend_.NormedMatMuls(norm, products));
   UNFOLD_TRY(NormHeads(weights.k_norm, k));
   UNFOLD_TRY(NormHeads(weights.q_norm, q));
   UNFOLD_TRY(attention.Attend(layer, heads(q, config_.heads), heads(k, config_.kv_heads), heads(v, config_.kv_heads),
@@ -126,10 +126,9 @@ Status Transformer::RunFfnRows(const LayerWeights& weights, const Tensor& hidden
   UNFOLD_TRY_ASSIGN(const Tensor normed, normed_.Get(backend_, working, {num_rows, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor gate, gate_.Get(backend_, working, {num_rows, config_.ffn_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor up, up_.Get(backend_, working, {num_rows, config_.ffn_dim}));
-  UNFOLD_TRY(
-      backend_.RmsNorm({.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed}));
-  UNFOLD_TRY(backend_.GatedProduct(
-      {.gate = Product(normed, weights.gate, gate), .up = Product(normed, weights.up, up), .out = gate}));
+  const RmsNormArgs norm{.x = hidden, .weight = weights.post_norm, .epsilon = config_.norm_epsilon, .out = normed};
+  UNFOLD_TRY(backend_.NormedGatedProduct(
+      norm, {.gate = Product(normed, weights.gate, gate), .up = Product(normed, weights.up, up), .out = gate}));
   return AddProduct(gate, weights.down, hidden);
 }
 
@@ -137,13 +136,13 @@ Status Transformer::ComputeLogits(std::int64_t begin, std::int64_t end) {
   const std::int64_t rows = end - begin;
   UNFOLD_TRY_ASSIGN(const Tensor normed, row_.Get(backend_, backend_.WorkingType(compute_), {rows, config_.model_dim}));
   UNFOLD_TRY_ASSIGN(const Tensor out, logits_.Get(backend_, DType::kF32, {rows, config_.vocab_size}));
-  UNFOLD_TRY(backend_.RmsNorm({.x = hidden_view_.Rows(begin, end),
-                               .weight = weights_.final_norm,
-                               .epsilon = config_.norm_epsilon,
-                               .out = normed}));
+  const RmsNormArgs norm{.x = hidden_view_.Rows(begin, end),
+                         .weight = weights_.final_norm,
+                         .epsilon = config_.norm_epsilon,
+                         .out = normed};
   MatMulArgs product = Product(normed, weights_.output, out);
   product.query = true;  // few rows, whatever the pass was
-  return backend_.MatMul(product);
+  return backend_.NormedMatMuls(norm, std::span(&product, 1));
 }
 
 Result<std::span<const float>> Transformer::FetchLogits(std::int64_t rows, std::int64_t to) {

@@ -248,6 +248,116 @@ TEST_P(Bf16Activations, GatedProduct) {
   }
 }
 
+// Few rows: matrices whose tiles are cut among many places, and ones with so many tiles that places ask for them; each
+// twice, for what a call leaves to the next.
+TEST_P(Bf16Activations, FewRowsOfAQuery) {
+  Random random(72);
+  for (const auto& [inner, columns] :
+       {std::array<std::int64_t, 2>{3584, 40}, {3592, 500}, {18944, 48}, {1100, 26000}, {72, 26000}, {2000, 1}}) {
+    for (std::int64_t rows : {1, 2, 8}) {
+      ProductCase c(random, rows == 2 ? DType::kF32 : DType::kBF16, DType::kBF16, rows, inner, columns);
+      c.args.compute = DType::kBF16;
+      c.args.query = true;
+      Guarded out(DType::kF32, {rows, columns}), again(DType::kF32, {rows, columns}),
+          want(DType::kF32, {rows, columns});
+      ASSERT_TRUE(Succeeds(ref_->MatMul(c.To(want))));
+      for (const Guarded* to : {&out, &again}) {
+        const Status status = backend_->MatMul(c.To(*to));
+        if (rows == 2) {
+          ASSERT_TRUE(Succeeds(status));  // f32, of every backend
+        } else if (!Done(status)) {
+          break;
+        }
+        ASSERT_TRUE(Near(*to, want, [&](std::int64_t i) { return c.Bound(i, want[i], DType::kF32); }))
+            << rows << " x " << inner << " x " << columns;
+      }
+    }
+  }
+}
+
+// Products of a row that is normed with them. An element of it may be rounded to either side where its bound reaches a
+// boundary.
+struct NormedCase {
+  Guarded hidden, norm_weight, normed, wide;
+  RmsNormArgs norm;
+  std::vector<double> spread;  // of each element, between the two sides
+
+  NormedCase(Random& random, DType normed_type, std::int64_t rows, std::int64_t inner)
+      : hidden(random.Make(DType::kF32, {rows, inner}, 3)),
+        norm_weight(random.Make(DType::kBF16, {inner})),
+        normed(normed_type, {rows, inner}),
+        wide(DType::kF32, {rows, inner}),
+        norm{hidden, norm_weight, 1e-5F, normed},
+        spread(static_cast<std::size_t>(rows * inner)) {}
+  void SetSpread() {
+    Guarded low(DType::kF32, {(*wide).dims[0], (*wide).dims[1]}), high(DType::kF32, {(*wide).dims[0], (*wide).dims[1]});
+    for (std::int64_t i = 0; i < wide.size(); ++i) {
+      const double bound = (static_cast<double>((*wide).dims[1]) / 2 + 8) * kEps * std::abs(wide[i]);
+      low.f32()[i] = static_cast<float>(wide[i] - bound), high.f32()[i] = static_cast<float>(wide[i] + bound);
+    }
+    const Guarded low_side = Narrowed(low), high_side = Narrowed(high);
+    for (std::int64_t i = 0; i < wide.size(); ++i) {
+      spread[static_cast<std::size_t>(i)] = Widened(high_side, i) - Widened(low_side, i);
+    }
+  }
+  // What it adds to the bound of element (t, n) of a product.
+  double Bound(const Tensor& weight, std::int64_t t, std::int64_t n) const {
+    const std::int64_t inner = weight.dims[1];
+    double sum = 0;
+    for (std::int64_t k = 0; k < inner; ++k) {
+      sum += spread[static_cast<std::size_t>(t * inner + k)] * std::abs(Widened(weight, n * inner + k));
+    }
+    return sum;
+  }
+};
+
+TEST_P(Bf16Activations, NormedProducts) {
+  Random random(73);
+  const DType working = backend_->WorkingType(DType::kBF16);
+  for (const auto& [inner, columns] : {std::array<std::int64_t, 2>{3584, 120}, {9000, 33}, {72, 14000}}) {
+    for (std::int64_t rows : {1, 1, 3}) {
+      NormedCase c(random, working, rows, inner);
+      ProductCase gate(random, working, DType::kBF16, rows, inner, columns),
+          up(random, working, DType::kBF16, rows, inner, columns);
+      ASSERT_TRUE(Succeeds(ref_->RmsNorm({c.hidden, c.norm_weight, 1e-5F, c.wide})));
+      c.SetSpread();
+      const Guarded rounded = Narrowed(c.wide);
+      for (ProductCase* product : {&gate, &up}) {
+        product->args.x = rounded;
+        product->args.bias = Tensor();
+        product->args.compute = DType::kBF16;
+        product->args.query = true;
+        std::memcpy(product->rounded.u16(), rounded.u16(), (*rounded).bytes());
+      }
+      Guarded wants[] = {Guarded(DType::kF32, {rows, columns}), Guarded(DType::kF32, {rows, columns})};
+      Guarded outs[] = {Guarded(DType::kF32, {rows, columns}), Guarded(DType::kF32, {rows, columns})};
+      Guarded want(DType::kF32, {rows, columns}), out(DType::kF32, {rows, columns});
+      ASSERT_TRUE(Succeeds(ref_->MatMul(gate.To(wants[0]))));
+      ASSERT_TRUE(Succeeds(ref_->MatMul(up.To(wants[1]))));
+      ASSERT_TRUE(Succeeds(ref_->SwiGlu({wants[0], wants[1], want})));
+      gate.args.x = up.args.x = c.normed;
+      const MatMulArgs both[] = {gate.To(outs[0]), up.To(outs[1])};
+      const auto bound = [&](const ProductCase& product, const Guarded& wanted, std::int64_t i) {
+        return product.Bound(i, wanted[i], DType::kF32) + c.Bound(product.weight, i / columns, i % columns);
+      };
+      ASSERT_TRUE(Succeeds(backend_->NormedMatMuls(c.norm, both)));
+      ASSERT_TRUE(Near(outs[0], wants[0], [&](std::int64_t i) { return bound(gate, wants[0], i); }))
+          << rows << " x " << inner;
+      ASSERT_TRUE(Near(outs[1], wants[1], [&](std::int64_t i) { return bound(up, wants[1], i); }))
+          << rows << " x " << inner;
+      ASSERT_TRUE(Succeeds(backend_->NormedGatedProduct(c.norm, {both[0], both[1], out})));
+      ASSERT_TRUE(Near(out, want,
+                       [&](std::int64_t i) {
+                         const double g = wants[0][i], u = wants[1][i], silu = std::abs(g / (1 + std::exp(-g)));
+                         const double of_gate = bound(gate, wants[0], i), of_up = bound(up, wants[1], i);
+                         return 1.1 * std::abs(u) * of_gate + silu * of_up + 1.1 * of_gate * of_up +
+                                6 * kEps * std::abs(want[i]) + 0x1p-119 * std::abs(u);
+                       }))
+          << rows << " x " << inner;
+    }
+  }
+}
+
 // x that is rounded before and x that the product rounds: the same bits, but of a query, whose form may depend
 // on where x lies.
 TEST_P(Bf16Activations, MatMulRoundsAsRmsNormDoes) {

@@ -80,6 +80,20 @@ TEST_P(OpErrors, Dense) {
   Refused(norm, &Backend::RmsNorm, "RmsNorm", "epsilon", [](RmsNormArgs& a) { a.epsilon = std::nanf(""); });
   Refused(norm, &Backend::RmsNorm, "RmsNorm", "out", [](RmsNormArgs& a) { a.out.dims[0] = 1; });
 
+  MatMulArgs of_normed = mul;
+  of_normed.x = same;
+  ASSERT_TRUE(Succeeds(backend_->NormedMatMuls(norm, std::span(&of_normed, 1))));
+  for (const MatMulArgs& product : {mul, of_normed}) {
+    RmsNormArgs bad_norm = norm;
+    if (product.x.data == of_normed.x.data) bad_norm.epsilon = -1;
+    const Status status = backend_->NormedMatMuls(bad_norm, std::span(&product, 1));
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find(bad_norm.epsilon < 0 ? "epsilon" : "x must be norm.out"), std::string::npos)
+        << status.message();
+    const GatedProductArgs gated{product, product, product.out};
+    EXPECT_EQ(backend_->NormedGatedProduct(bad_norm, gated).message(), status.message());
+  }
+
   const SwiGluArgs glu{x, x, same};
   ASSERT_TRUE(Succeeds(backend_->SwiGlu(glu)));
   Refused(glu, &Backend::SwiGlu, "SwiGlu", "up", [](SwiGluArgs& a) { a.up.dims[1] = 7; });

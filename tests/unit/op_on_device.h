@@ -140,18 +140,49 @@ class OnDevice final : public Backend {
     });
   }
   Status DoRmsNorm(const RmsNormArgs& args) override {
-    return Call(&Backend::RmsNorm, args, [](RmsNormArgs& a, Mirrors& mirror) {
-      a.x = mirror(a.x), a.weight = mirror(a.weight), a.out = mirror(a.out);
-    });
+    return Call(&Backend::RmsNorm, args, [](RmsNormArgs& a, Mirrors& mirror) { Replace(mirror, a); });
   }
-  Status DoMatMuls(std::span<const MatMulArgs> products) override {
+  static void Replace(Mirrors& mirror, RmsNormArgs& a) {
+    a.x = mirror(a.x), a.weight = mirror(a.weight), a.out = mirror(a.out);
+  }
+  static void Replace(Mirrors& mirror, MatMulArgs& a) {
+    for (Tensor* tensor : {&a.x, &a.weight, &a.out, &a.bias}) *tensor = mirror(*tensor);
+  }
+  static void Replace(Mirrors& mirror, GatedProductArgs& a) {
+    Replace(mirror, a.gate);
+    Replace(mirror, a.up);
+    a.out = mirror(a.out);
+  }
+  // Calls multiply(norm or null, products).
+  template <typename Multiply>
+  Status CallMatMuls(const RmsNormArgs* norm, std::span<const MatMulArgs> products, Multiply multiply) {
     std::vector<MatMulArgs> all(products.begin(), products.end());
     Mirrors mirror(*device_, ++calls_ % 2 == 0);
-    for (MatMulArgs& a : all) {
-      for (Tensor* tensor : {&a.x, &a.weight, &a.out, &a.bias}) *tensor = mirror(*tensor);
-    }
+    RmsNormArgs device_norm;
+    if (norm != nullptr) Replace(mirror, device_norm = *norm);
+    for (MatMulArgs& a : all) Replace(mirror, a);
     UNFOLD_TRY(mirror.status());
-    UNFOLD_TRY(device_->MatMuls(all));
+    UNFOLD_TRY(multiply(device_norm, all));
+    return mirror.BringBack();
+  }
+  Status DoMatMuls(std::span<const MatMulArgs> products) override {
+    return CallMatMuls(nullptr, products, [&](const RmsNormArgs&, const auto& all) { return device_->MatMuls(all); });
+  }
+  Status DoNormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products) override {
+    return CallMatMuls(&norm, products,
+                       [&](const RmsNormArgs& own, const auto& all) { return device_->NormedMatMuls(own, all); });
+  }
+  Status DoGatedProduct(const GatedProductArgs& args) override {
+    return Call(&Backend::GatedProduct, args, [](GatedProductArgs& a, Mirrors& mirror) { Replace(mirror, a); });
+  }
+  Status DoNormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) override {
+    Mirrors mirror(*device_, ++calls_ % 2 == 0);
+    RmsNormArgs device_norm = norm;
+    GatedProductArgs device_args = args;
+    Replace(mirror, device_norm);
+    Replace(mirror, device_args);
+    UNFOLD_TRY(mirror.status());
+    UNFOLD_TRY(device_->NormedGatedProduct(device_norm, device_args));
     return mirror.BringBack();
   }
   Status DoRope(const RopeArgs& args) override {
