@@ -126,7 +126,7 @@ class CudaContext {
     bool streams = false;
     int requests = 1;  // of as many blocks each, by blockIdx.y (together.cuh)
   };
-  // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up while the work before ends.
+  // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up before the work before ends.
   // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other. But one that
   // streams is launched after the work before, with a large L1, where its loads under way find room.
   template <typename... Params, typename... Args>
