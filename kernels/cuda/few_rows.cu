@@ -25,6 +25,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/portions.cuh"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/tiled_products.cuh"
 
@@ -48,90 +49,11 @@ constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
 
 template <typename X>
 using FewRowsInputs = TiledProducts<X, kTileColumns>;
+using Ends = TileEnds<kTileColumns * kFewRows>;
 
 // What the lanes of a warp have of the weights in a step, each as it has copied it: of rows g and g + 8 of a tile.
 struct WeightStep {
   uint4 low[2][kWarp], high[2][kWarp];
-};
-
-// What each block works on, portion by portion: steps of one tile.
-//
-// Runs: the steps of all tiles, tile by tile, cut evenly. Blocks that come up first have the last ones: a block waits
-// for those with the runs after its own, which thus never wait for a place. Claims, where there are many tiles: first
-// every so many-th, then, since multiprocessors do not get the same share of the memory's rate, whichever is next.
-struct Portions {
-  static constexpr int kTilesToClaim = 4;  // of a block
-  static constexpr int kPlaces = 16;       // of tiles that a block was told
-
-  int tiles, of_tile;
-  int each, more;              // steps of a run; the first `more` have another
-  int ahead;                   // portions that copies may be ahead
-  unsigned* claims = nullptr;  // claimed so far; null: runs. Zero before a launch, and after it
-
-  Portions(int tiles, int inner, int steps_ahead, Index blocks)
-      : tiles(tiles),
-        of_tile((inner + kStep - 1) / kStep),
-        each(static_cast<int>(Index{tiles} * of_tile / blocks)),
-        more(static_cast<int>(Index{tiles} * of_tile % blocks)),
-        ahead((steps_ahead + of_tile - 1) / of_tile) {}
-  bool AreManyFor(Index blocks) const { return tiles >= kTilesToClaim * blocks; }
-
-  __device__ __forceinline__ int RunOfBlock() const { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
-  __device__ __forceinline__ int BeginOf(int run) const { return run * each + min(run, more); }
-  // The last tile that a block knows without a claim.
-  __device__ __forceinline__ int LastKnown() const { return static_cast<int>(blockIdx.x + ahead * gridDim.x); }
-  // The tile after one that was told. Each block is told once that there are no more, so that the last claim of all
-  // leaves a zero.
-  __device__ __forceinline__ int Claim(int before) const {
-    if (before >= tiles) return before;
-    const unsigned known = (ahead + 1) * gridDim.x, last = static_cast<unsigned>(tiles) - ahead * gridDim.x - 1;
-    return static_cast<int>(known + atomicInc(claims, last));
-  }
-};
-
-// Where a block is: steps [first, end) of a tile, none when it is through.
-class Place {
- public:
-  int tile, first, end;
-
-  __device__ __forceinline__ explicit Place(const Portions& portions) : portions_(portions) {
-    if (portions.claims != nullptr) {
-      first = left_ = 0;
-      tile = static_cast<int>(blockIdx.x);
-    } else {
-      const int run = portions.RunOfBlock(), begin = portions.BeginOf(run);
-      left_ = portions.BeginOf(run + 1) - begin;
-      tile = static_cast<int>(static_cast<unsigned>(begin) / static_cast<unsigned>(portions.of_tile));
-      first = begin - tile * portions.of_tile;
-    }
-    SetEnd();
-  }
-  __device__ __forceinline__ bool Inside() const { return first < end; }
-  __device__ __forceinline__ void Next(const int* told) {
-    ++number_;
-    if (portions_.claims == nullptr) {
-      ++tile;
-    } else if (number_ <= portions_.ahead) {
-      tile += static_cast<int>(gridDim.x);
-    } else {
-      tile = told[number_ % Portions::kPlaces];
-    }
-    first = 0;
-    SetEnd();
-  }
-  __device__ __forceinline__ int number() const { return number_; }
-
- private:
-  __device__ __forceinline__ void SetEnd() {
-    if (portions_.claims != nullptr) {
-      end = tile < portions_.tiles ? portions_.of_tile : 0;
-      return;
-    }
-    end = min(portions_.of_tile, first + left_);
-    left_ -= end - first;
-  }
-  const Portions& portions_;
-  int left_, number_ = 0;
 };
 
 // Where a lane copies weights from, step by step. What is past the last dim is zeros.
@@ -177,7 +99,7 @@ class WeightCursor {
   }
 
   const FewRowsInputs<X>& in_;
-  Place place_;
+  BlockPortion place_;
   bool through_ = false;
   const Bf16 *low_ = nullptr, *high_ = nullptr;
 };
@@ -278,29 +200,6 @@ class NormedRow {
   uint4 weights_[kKept];
 };
 
-// Sums of the first tile of each run, where it is the end of a tile, for the block that has the beginning: [runs,
-// kTileColumns, kRows], a sum in the low half and a mark above it. Zeros before a launch, and after it.
-class TileEnds {
- public:
-  explicit TileEnds(unsigned* at) : at_(reinterpret_cast<unsigned long long*>(at)) {}
-
-  __device__ __forceinline__ void Give(int run, int of_tile, float sum) const {
-    __stcg(Place(run, of_tile), 1ULL << 32 | __float_as_uint(sum));
-  }
-  // Waits until it is there.
-  __device__ __forceinline__ float Take(int run, int of_tile) const {
-    unsigned long long given = 0;
-    while (given == 0) given = atomicExch(Place(run, of_tile), 0ULL);
-    return __uint_as_float(static_cast<unsigned>(given));
-  }
-
- private:
-  __device__ __forceinline__ unsigned long long* Place(int run, int of_tile) const {
-    return at_ + Index{run} * kTileColumns * kFewRows + of_tile;
-  }
-  unsigned long long* at_;
-};
-
 template <int kRows>
 struct FewRowsShared {
   WeightStep ahead[kWarps][kStepsAhead];
@@ -316,7 +215,7 @@ __host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1
 template <typename X, int kRows, bool kNormed>
 __global__ void __launch_bounds__(kThreads, kMostBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in, const __grid_constant__ RowNorm norm,
-                  const __grid_constant__ Portions portions, TileEnds ends) {
+                  const __grid_constant__ Portions portions, Ends ends) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
@@ -341,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
   const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + WeightCursor<X>::FirstDim();
   int slot = 0, side = 0;
   int known = portions.LastKnown();
-  for (Place at(portions); at.Inside(); at.Next(shared.told)) {
+  for (BlockPortion at(portions); at.Inside(); at.Next(shared.told)) {
     // Told at the barrier below, before copies come to it.
     if (threadIdx.x == 0 && portions.claims != nullptr) known = portions.Claim(known);
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
@@ -402,16 +301,18 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
 
 template <typename X, int kRows, bool kNormed>
 Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& norm) {
+  if (in.tiles == 0) return Status::Ok();
   const std::size_t bytes = sizeof(FewRowsShared<kRows>) + in.rows * XStride(in.inner) * sizeof(Bf16);
   constexpr std::size_t kTaken = 1024;  // of a multiprocessor's shared memory, by each block
   const auto fitting = static_cast<Index>((context.most_shared_bytes() + kTaken) / (bytes + kTaken));
   const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();
-  const Index steps = CeilDiv(in.inner, kStep) * in.tiles, blocks = std::min(steps, at_once);
+  const auto of_tile = static_cast<int>(CeilDiv(in.inner, kStep));
+  const Index blocks = std::min(Index{of_tile} * in.tiles, at_once);
   UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows));
-  Portions portions(in.tiles, in.inner, kStepsAhead, blocks);
+  Portions portions(in.tiles, of_tile, kStepsAhead, blocks);
   if (portions.AreManyFor(blocks)) portions.claims = counters;
   return context.Launch(FewRowsKernel<X, kRows, kNormed>, {blocks, kThreads, bytes, "MatMul"}, in, norm, portions,
-                        TileEnds(counters));
+                        Ends(counters));
 }
 
 template <typename X>
