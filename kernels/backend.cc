@@ -175,10 +175,11 @@ Status Backend::CheckGatedProduct(const GatedProductArgs& args) {
 
 namespace {
 
-Status CheckNormed(const RmsNormArgs& norm, const MatMulArgs& product) {
+Status CheckNormed(const RmsNormArgs& norm, const MatMulArgs& product, const Tensor& out) {
   ArgCheck check("NormedProduct");
   check.That(product.x.data == norm.out.data && product.x.dtype == norm.out.dtype && product.x.dims == norm.out.dims,
              "x", "must be norm.out");
+  check.That(out.data != norm.x.data || out.size() == 0, "out", "must not be norm.x");
   return check.status();
 }
 
@@ -188,7 +189,7 @@ Status Backend::NormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArg
   UNFOLD_TRY(CheckRmsNorm(norm));
   for (const MatMulArgs& product : products) {
     UNFOLD_TRY(CheckMatMul(product));
-    UNFOLD_TRY(CheckNormed(norm, product));
+    UNFOLD_TRY(CheckNormed(norm, product, product.out));
   }
   return DoNormedMatMuls(norm, products);
 }
@@ -196,7 +197,7 @@ Status Backend::NormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArg
 Status Backend::NormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args) {
   UNFOLD_TRY(CheckRmsNorm(norm));
   UNFOLD_TRY(CheckGatedProduct(args));
-  UNFOLD_TRY(CheckNormed(norm, args.gate));
+  UNFOLD_TRY(CheckNormed(norm, args.gate, args.out));
   return DoNormedGatedProduct(norm, args);
 }
 

@@ -344,9 +344,9 @@ class Backend {
   Status MatMul(const MatMulArgs& args) { return MatMuls(std::span(&args, 1)); }
   // Products of which none needs another's result: done as one piece of work, each with the bits it has alone.
   Status MatMuls(std::span<const MatMulArgs> products);
-  // MatMuls of norm.out and GatedProduct of it, as RmsNorm and then they would. A backend may do it in one piece:
-  // whether norm.out is written is then not said, and an element of it, before it is rounded, is one within RmsNorm's
-  // bound.
+  // MatMuls of norm.out and GatedProduct of it, as RmsNorm and then they would; no out is norm.x. A backend may do it
+  // in one piece: whether norm.out is written is then not said, and what products read of it, before it is rounded, is
+  // within RmsNorm's bound.
   Status NormedMatMuls(const RmsNormArgs& norm, std::span<const MatMulArgs> products);
   Status NormedGatedProduct(const RmsNormArgs& norm, const GatedProductArgs& args);
   Status Rope(const RopeArgs& args);

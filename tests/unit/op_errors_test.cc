@@ -80,19 +80,23 @@ TEST_P(OpErrors, Dense) {
   Refused(norm, &Backend::RmsNorm, "RmsNorm", "epsilon", [](RmsNormArgs& a) { a.epsilon = std::nanf(""); });
   Refused(norm, &Backend::RmsNorm, "RmsNorm", "out", [](RmsNormArgs& a) { a.out.dims[0] = 1; });
 
-  MatMulArgs of_normed = mul;
-  of_normed.x = same;
-  ASSERT_TRUE(Succeeds(backend_->NormedMatMuls(norm, std::span(&of_normed, 1))));
-  for (const MatMulArgs& product : {mul, of_normed}) {
-    RmsNormArgs bad_norm = norm;
-    if (product.x.data == of_normed.x.data) bad_norm.epsilon = -1;
-    const Status status = backend_->NormedMatMuls(bad_norm, std::span(&product, 1));
-    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-    EXPECT_NE(status.message().find(bad_norm.epsilon < 0 ? "epsilon" : "x must be norm.out"), std::string::npos)
-        << status.message();
-    const GatedProductArgs gated{product, product, product.out};
-    EXPECT_EQ(backend_->NormedGatedProduct(bad_norm, gated).message(), status.message());
-  }
+  // Products of a norm: each refusal by both operations.
+  const Guarded square = random_.Make(DType::kF32, {8, 8});
+  Guarded wide(DType::kF32, {2, 8});
+  const MatMulArgs product{same, square, false, wide};
+  const auto refused = [&](std::string_view why, const RmsNormArgs& by, const MatMulArgs& of) {
+    for (const Status& status :
+         {backend_->NormedMatMuls(by, std::span(&of, 1)), backend_->NormedGatedProduct(by, {of, of, of.out})}) {
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+      EXPECT_NE(status.message().find(why), std::string::npos) << status.message();
+    }
+  };
+  ASSERT_TRUE(Succeeds(backend_->NormedMatMuls(norm, std::span(&product, 1))));
+  ASSERT_TRUE(Succeeds(backend_->NormedGatedProduct(norm, {product, product, wide})));
+  refused("epsilon", {x, norm.weight, -1, same}, product);
+  refused("x must be norm.out", norm, {x, square, false, wide});
+  refused("out is f32[2, 8], expected f32[2, 2]", norm, {same, x, false, wide});
+  refused("out must not be norm.x", norm, {same, square, false, x});
 
   const SwiGluArgs glu{x, x, same};
   ASSERT_TRUE(Succeeds(backend_->SwiGlu(glu)));
