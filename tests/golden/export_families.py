@@ -10,7 +10,7 @@ family_KIND.json       the tokenizer, trained with the family's own pipeline
 families_strings.json  strings beside those of tokenizer_gist_mini.jsonl; one a line
 families_checks.json   {"kinds": {KIND: checks}, "variants": {NAME: {"kind", "patch", "merges", "checks"}}}
 
-A check is the CRC-32 (8 hex digits, one behind the other) of GROUP strings: for each, as little-endian 32-bit integers,
+A check is the CRC-32 (six of DIGITS, one behind the other) of GROUP strings: for each, as little-endian 32-bit integers,
 -1, the ids with encode_special_tokens (text of special tokens is text), -2, the ids without, -3, the first ids' offsets
 in characters; then the bytes of their decoded text. Offsets are left out where the normalizer changes characters, and of
 "bytes lost", where the library's are wrong. A kind's checks are over all strings, a variant's over those of families_strings.json. A variant is its kind's file with a
@@ -33,6 +33,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from export_tokenizer import CJK, EMOJI, MARKS, SCRIPTS, SHORT, WHITE
 
 SEED = 7
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"  # of a CRC, six of them
 GROUP = 4
 NUM_STRINGS = 1600
 LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -261,15 +262,15 @@ class Expected:
         return plain.ids, special.ids, offsets, self.full.decode(plain.ids, skip_special_tokens=True)
 
     def checks(self, texts):
-        hexes = []
+        sixes = []
         for begin in range(0, len(texts), GROUP):
             crc = 0
             for text in texts[begin:begin + GROUP]:
                 plain, special, offsets, decoded = self.of(text)
                 values = [-1, *plain, -2, *special, -3, *(at for span in offsets for at in span)]
                 crc = zlib.crc32(decoded.encode(), zlib.crc32(struct.pack(f"<{len(values)}i", *values), crc))
-            hexes.append(f"{crc:08x}")
-        return "".join(hexes)
+            sixes.append("".join(DIGITS[crc >> shift & 63] for shift in range(30, -1, -6)))
+        return "".join(sixes)
 
 
 def main():
