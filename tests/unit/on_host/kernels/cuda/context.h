@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// In the place of kernels/cuda/context.h, for kernels that run on the host (on_host.h): a chip of few multiprocessors.
+#ifndef UNFOLD_KERNELS_CUDA_CONTEXT_H_
+#define UNFOLD_KERNELS_CUDA_CONTEXT_H_
+
+#include <cublasLt.h>
+
+#include <string_view>
+
+#include "kernels/tensor.h"
+#include "tests/unit/on_host/on_host.h"
+#include "unfold/base.h"
+
+namespace unfold {
+
+constexpr int kMostSharedBytes = 227 << 10;  // of a block, as on an H200
+
+struct FaultNote {
+  unsigned long long call, index_and_value;
+  std::int64_t limit;
+};
+enum class FaultKind { kCount };
+struct FaultSink {
+  FaultNote* notes;
+  unsigned long long call;
+};
+
+class CallMemory;
+
+class CudaContext {
+ public:
+  // `shared` is the memory of a block, kMostSharedBytes.
+  CudaContext(int multiprocessors, unsigned char* shared)
+      : multiprocessors_(multiprocessors), shared_(shared), counters_(std::size_t{1} << 18) {}
+
+  int num_multiprocessors() const { return multiprocessors_; }
+  int most_shared_bytes() const { return kMostSharedBytes; }
+  Result<unsigned*> Counters(std::int64_t count) {
+    if (count > static_cast<std::int64_t>(counters_.size())) return Status::Internal("so many counters");
+    return counters_.data();
+  }
+  // Whether all counters are at zero, as a launch must leave them.
+  bool CountersAreZero() const {
+    return std::all_of(counters_.begin(), counters_.end(), [](unsigned count) { return count == 0; });
+  }
+
+  struct LaunchShape {
+    std::int64_t blocks;
+    int threads;
+    std::size_t shared_bytes;
+    std::string_view op;
+  };
+  template <typename... Params, typename... Args>
+  Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
+    if (work.shared_bytes > kMostSharedBytes) return Status::Internal("so much shared memory");
+    std::memset(shared_, 0xff, work.shared_bytes);  // NaN
+    on_host::RunBlocks(static_cast<unsigned>(work.blocks), static_cast<unsigned>(work.threads),
+                       [&] { kernel(static_cast<Params>(args)...); });
+    return Status::Ok();
+  }
+
+ private:
+  int multiprocessors_;
+  unsigned char* shared_;
+  std::vector<unsigned> counters_;
+};
+
+}  // namespace unfold
+
+#endif  // UNFOLD_KERNELS_CUDA_CONTEXT_H_

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs kernels of kernels/cuda on the host, so that what they do is tested where there is no GPU: a block at a time, in
+// the order in which they come up, a thread of the host for each of its threads. Include this first, then the .cu file.
+//
+// Shown: what is computed, that barriers stand where threads meet (run it with ThreadSanitizer), that nothing is read
+// before a wait for its copy, what a launch leaves behind. Not shown: the order of memory between blocks, speed.
+#ifndef UNFOLD_TESTS_UNIT_ON_HOST_ON_HOST_H_
+#define UNFOLD_TESTS_UNIT_ON_HOST_ON_HOST_H_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __shared__
+#undef __launch_bounds__
+#undef __grid_constant__
+#undef __forceinline__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __forceinline__ inline
+
+namespace unfold::on_host {
+
+struct Place {
+  unsigned x = 0, y = 0, z = 0;
+};
+inline thread_local Place thread, block;
+inline Place grid_dim, block_dim;
+
+// What the lanes of a warp show each other.
+struct Warp {
+  std::barrier<> barrier{32};
+  unsigned words[32][6];
+};
+inline std::vector<std::unique_ptr<Warp>> warps;
+inline std::unique_ptr<std::barrier<>> block_barrier;
+inline unsigned Lane() { return thread.x % 32; }
+inline Warp& OwnWarp() { return *warps[thread.x / 32]; }
+
+template <typename T>
+T FromLane(T value, unsigned lane) {
+  static_assert(sizeof(T) <= sizeof(Warp::words[0]));
+  Warp& warp = OwnWarp();
+  std::memcpy(warp.words[Lane()], &value, sizeof(T));
+  warp.barrier.arrive_and_wait();
+  std::memcpy(&value, warp.words[lane], sizeof(T));
+  warp.barrier.arrive_and_wait();
+  return value;
+}
+
+// Copies of 16 bytes that a thread has begun: done as late as a wait allows.
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+};
+inline thread_local std::vector<std::vector<Copy>> groups;
+inline thread_local std::vector<Copy> open_group;
+
+inline void FinishCopies(std::size_t open) {
+  while (groups.size() > open) {
+    for (const Copy& copy : groups.front()) {
+      if (copy.from != nullptr) std::memcpy(copy.to, copy.from, 16);
+      if (copy.from == nullptr) std::memset(copy.to, 0, 16);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+inline void RunBlocks(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+  grid_dim = {blocks, 1, 1}, block_dim = {threads, 1, 1};
+  for (unsigned b = 0; b < blocks; ++b) {
+    warps.clear();
+    for (unsigned w = 0; w < threads / 32; ++w) warps.push_back(std::make_unique<Warp>());
+    block_barrier = std::make_unique<std::barrier<>>(threads);
+    std::vector<std::jthread> running;
+    for (unsigned t = 0; t < threads; ++t) {
+      running.emplace_back([&, t] {
+        thread = {t, 0, 0}, block = {b, 0, 0};
+        kernel();
+      });
+    }
+  }
+}
+
+}  // namespace unfold::on_host
+
+#define threadIdx (unfold::on_host::thread)
+#define blockIdx (unfold::on_host::block)
+#define gridDim (unfold::on_host::grid_dim)
+#define blockDim (unfold::on_host::block_dim)
+
+// What kernels call, by CUDA's names.
+inline void __syncthreads() { unfold::on_host::block_barrier->arrive_and_wait(); }
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return unfold::on_host::FromLane(value, static_cast<unsigned>(lane) % 32);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return unfold::on_host::FromLane(value, unfold::on_host::Lane() ^ static_cast<unsigned>(mask));
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int step) {
+  const unsigned lane = unfold::on_host::Lane(), back = static_cast<unsigned>(step);
+  return unfold::on_host::FromLane(value, lane < back ? lane : lane - back);
+}
+template <typename T>
+T __ldcg(const T* from) {
+  return *from;
+}
+inline void __stcg(unsigned long long* to, unsigned long long value) { std::atomic_ref(*to).store(value); }
+inline unsigned atomicInc(unsigned* at, unsigned last) {
+  std::atomic_ref<unsigned> value(*at);
+  unsigned before = value.load();
+  while (!value.compare_exchange_weak(before, before >= last ? 0 : before + 1)) {
+  }
+  return before;
+}
+inline unsigned long long atomicExch(unsigned long long* at, unsigned long long value) {
+  return std::atomic_ref(*at).exchange(value);
+}
+inline unsigned long long atomicMin(unsigned long long* at, unsigned long long value) {
+  return std::exchange(*at, std::min(*at, value));
+}
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+template <typename A, typename B>
+auto min(A a, B b) {
+  return a < b ? a : b;
+}
+template <typename A, typename B>
+auto max(A a, B b) {
+  return a > b ? a : b;
+}
+
+#endif  // UNFOLD_TESTS_UNIT_ON_HOST_ON_HOST_H_
