@@ -111,6 +111,7 @@ inline void RunBlocks(unsigned blocks, unsigned threads, const std::function<voi
 
 // What kernels call, by CUDA's names.
 inline void __syncthreads() { unfold::on_host::block_barrier->arrive_and_wait(); }
+inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 template <typename T>
 T __shfl_sync(unsigned, T value, int lane) {
   return unfold::on_host::FromLane(value, static_cast<unsigned>(lane) % 32);

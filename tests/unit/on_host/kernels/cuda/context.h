@@ -5,6 +5,7 @@
 
 #include <cublasLt.h>
 
+#include <cstddef>
 #include <string_view>
 
 #include "kernels/tensor.h"
@@ -24,8 +25,6 @@ struct FaultSink {
   FaultNote* notes;
   unsigned long long call;
 };
-
-class CallMemory;
 
 class CudaContext {
  public:
@@ -63,6 +62,20 @@ class CudaContext {
   int multiprocessors_;
   unsigned char* shared_;
   std::vector<unsigned> counters_;
+};
+
+class CallMemory {
+ public:
+  CallMemory(CudaContext&, std::string_view) {}
+  template <typename T>
+  T* Array(std::int64_t count) {
+    blocks_.emplace_back(static_cast<std::size_t>(count) * sizeof(T) / sizeof(std::max_align_t) + 1);
+    return reinterpret_cast<T*>(blocks_.back().data());
+  }
+  Status status() const { return Status::Ok(); }
+
+ private:
+  std::vector<std::vector<std::max_align_t>> blocks_;
 };
 
 }  // namespace unfold

@@ -22,6 +22,14 @@ void WaitForCopies() {
   on_host::FinishCopies(kOpen);
 }
 
+// Lane l gives the address of row l % 8 of matrix l / 8, and gets its pair of row l / 4 of each.
+inline void LoadMatrices(unsigned (&to)[4], const void* row) {
+  for (unsigned matrix = 0; matrix < 4; ++matrix) {
+    const auto* from = static_cast<const unsigned*>(on_host::FromLane(row, matrix * 8 + on_host::Lane() / 4));
+    to[matrix] = from[on_host::Lane() % 4];
+  }
+}
+
 inline void Mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   on_host::Warp& warp = on_host::OwnWarp();
   const unsigned lane = on_host::Lane();
