@@ -102,6 +102,11 @@ inline unsigned Blocks(Index work, Index per_block) { return static_cast<unsigne
 // Whether memory can be loaded 16 bytes at a time.
 inline bool HasVectors(const void* memory) { return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0; }
 
+// What RmsNorm multiplies a row of `width` elements with, from the sum of their squares.
+__device__ __forceinline__ float NormScale(float squares, Index width, float epsilon) {
+  return 1.0F / sqrtf(squares / static_cast<float>(width) + epsilon);
+}
+
 __device__ __forceinline__ float Silu(float value) { return value / (1.0F + expf(-value)); }
 
 // Narrows to what is stored, to nearest, ties to even.

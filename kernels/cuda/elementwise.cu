@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kMostNormThreads)
     };
     for (const Four<X>& four : kept) add(four);
     for (Index i = rest; i < width; i += stride) add(load(row, i));
-    const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(width) + epsilon);
+    const float scale = NormScale(BlockSum(squares, shared), width, epsilon);
     const auto put = [&](Index i, const Four<X>& four, const Four<Element>& by) {
       float normed[4];
       for (int e = 0; e < 4; ++e) normed[e] = Widen(four.values[e]) * scale * Widen(by.values[e]);

@@ -156,7 +156,7 @@ class NormedRow {
 #pragma unroll
     for (int n = 0; n < kKept; ++n) Add(kept[n], squares);
     for (int n = kKept; DimOf(n) < in_.inner; ++n) Add(PieceAt(DimOf(n)), squares);
-    const float scale = 1.0F / sqrtf(BlockSum(squares, shared) / static_cast<float>(in_.inner) + norm_.epsilon);
+    const float scale = NormScale(BlockSum(squares, shared), in_.inner, norm_.epsilon);
 #pragma unroll
     for (int n = 0; n < kKept; ++n) Put(DimOf(n), kept[n], weights_[n], scale, dims, to);
     for (int n = kKept; DimOf(n) < dims; ++n) Put(DimOf(n), PieceAt(DimOf(n)), WeightsAt(DimOf(n)), scale, dims, to);
