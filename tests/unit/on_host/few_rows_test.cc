@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel of few_rows.cu, run on the host: every way in which blocks share tiles, and rows that are normed with
 // their products.
-#include "tests/unit/on_host/product_case.h"
-
-namespace unfold {
-namespace {
-alignas(128) unsigned char memory[227 << 10];  // a block's shared memory, by the name that kernels know it by
-}
-}  // namespace unfold
-
 #include "kernels/cuda/few_rows.cu"
+
+#include "tests/unit/on_host/product_case.h"
 
 namespace unfold {
 namespace {

@@ -40,7 +40,15 @@
 #define __grid_constant__
 #define __forceinline__ inline
 
-namespace unfold::on_host {
+namespace unfold {
+
+constexpr int kMostSharedBytes = 227 << 10;  // of a block, as on an H200
+
+namespace {
+alignas(128) unsigned char memory[kMostSharedBytes];  // a block's, by the name that kernels of this file know it by
+}
+
+namespace on_host {
 
 struct Place {
   unsigned x = 0, y = 0, z = 0;
@@ -103,7 +111,8 @@ inline void RunBlocks(unsigned blocks, unsigned threads, const std::function<voi
   }
 }
 
-}  // namespace unfold::on_host
+}  // namespace on_host
+}  // namespace unfold
 
 #define threadIdx (unfold::on_host::thread)
 #define blockIdx (unfold::on_host::block)

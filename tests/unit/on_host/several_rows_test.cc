@@ -1,24 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel of several_rows.cu, run on the host: each number of rows that it is made for, and each way in which blocks
 // share tiles.
-#include "tests/unit/on_host/product_case.h"
-
-namespace unfold {
-namespace {
-alignas(128) unsigned char memory[227 << 10];  // a block's shared memory, by the name that kernels know it by
-}
-}  // namespace unfold
-
 #include "kernels/cuda/several_rows.cu"
+
+#include "tests/unit/on_host/product_case.h"
 
 namespace unfold {
 
 // matmul.cu's, of x that is bf16 already.
 const __nv_bfloat16* RoundToBf16(CudaContext&, CallMemory&, const Tensor& x) { return x.as<const __nv_bfloat16>(); }
 
-}  // namespace unfold
-
-namespace unfold {
 namespace {
 
 using on_host::ProductCase;

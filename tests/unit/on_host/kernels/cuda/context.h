@@ -14,8 +14,6 @@
 
 namespace unfold {
 
-constexpr int kMostSharedBytes = 227 << 10;  // of a block, as on an H200
-
 struct FaultNote {
   unsigned long long call, index_and_value;
   std::int64_t limit;
