@@ -26,16 +26,23 @@ constexpr unsigned kAllLanes = 0xffffffffU;
 // and 7.70. The mix that is here has not been measured as a whole.
 enum class WorkAfter { kAtOnce, kWithThis };
 
+// Lets blocks of the work after come up.
+__device__ __forceinline__ void LetWorkAfterComeUp() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Begins a kernel that CudaContext::Launch launches: waits until the work before is done. Every block comes here, so
 // that the work before that one is done too. What a kernel reads before it, launches before must not write: weights,
-// and contexts, whose tables and gists are put in place by copies, which no launch overtakes.
+// and contexts and positions, which are put in place by copies, which no launch overtakes.
 template <WorkAfter kAfter = WorkAfter::kAtOnce>
 __device__ __forceinline__ void WaitForWorkBefore() {
+  if constexpr (kAfter == WorkAfter::kAtOnce) LetWorkAfterComeUp();
 #if __CUDA_ARCH__ >= 900
-  if constexpr (kAfter == WorkAfter::kAtOnce) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  if constexpr (kAfter == WorkAfter::kWithThis) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+  if constexpr (kAfter == WorkAfter::kWithThis) LetWorkAfterComeUp();
 }
 
 __device__ __forceinline__ float Widen(float value) { return value; }

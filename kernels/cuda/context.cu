@@ -183,11 +183,13 @@ Result<void*> CudaContext::TakeScratch(std::size_t bytes) {
   return *memory;
 }
 
-Result<unsigned*> CudaContext::Counters(std::int64_t count) {
+Result<unsigned*> CudaContext::Counters(std::int64_t count, std::string_view op) {
   if (count > num_counters_) {
-    const std::int64_t more = std::max<std::int64_t>(count, 1024);
+    const std::int64_t more = std::max<std::int64_t>({count, 2 * num_counters_, 1024});
     const auto bytes = static_cast<std::size_t>(more) * sizeof(unsigned);
-    UNFOLD_TRY_ASSIGN(Buffer memory, MakeBuffer(bytes));
+    Result<Buffer> made = MakeBuffer(bytes);
+    if (!made.ok()) return Status(made.status().code(), std::string(op) + ": " + made.status().message());
+    Buffer memory = *std::move(made);
     // Not in our stream: the memory is new, and this is no part of what may be recorded.
     UNFOLD_TRY(Explain(cudaMemset(memory.data(), 0, bytes), "counters"));
     UNFOLD_TRY(Explain(cudaStreamSynchronize(nullptr), "counters"));

@@ -109,8 +109,8 @@ class CudaContext {
   Status Run(cudaGraphExec_t recorded);
   void Forget(cudaGraphExec_t recorded);
 
-  // Counters for kernels whose last block does the rest of the work: at zero before a launch, and left at zero.
-  Result<unsigned*> Counters(std::int64_t count);
+  // Words by which the blocks of a launch tell each other what they have done: zero before it, and left at zero.
+  Result<unsigned*> Counters(std::int64_t count, std::string_view op);
 
   // A new call's place for bad values.
   FaultSink NextCall() { return {notes_, ++calls_}; }

@@ -82,8 +82,8 @@ class WeightCursor {
     for (int half = 0; half < 2; ++half) {
       const int dim = first_dim + half * kHalf;
       const bool inside = dim < in_.inner;
-      CopyAsync16(&to.low[half][lane], low_ + (inside ? dim : 0), inside);
-      CopyAsync16(&to.high[half][lane], high_ + (inside ? dim : 0), inside);
+      CopyOnce16(&to.low[half][lane], low_ + (inside ? dim : 0), inside);
+      CopyOnce16(&to.high[half][lane], high_ + (inside ? dim : 0), inside);
     }
     ++place_.first;
   }
@@ -308,7 +308,7 @@ Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& n
   const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();
   const auto of_tile = static_cast<int>(CeilDiv(in.inner, kStep));
   const Index blocks = std::min(Index{of_tile} * in.tiles, at_once);
-  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows));
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows, "MatMul"));
   Portions portions(in.tiles, of_tile, kStepsAhead, blocks);
   if (portions.AreManyFor(blocks)) portions.claims = counters;
   return context.Launch(FewRowsKernel<X, kRows, kNormed>, {blocks, kThreads, bytes, "MatMul"}, in, norm, portions,

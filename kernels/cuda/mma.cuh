@@ -22,7 +22,18 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
   const int bytes = inside ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
-// The same for 4 bytes.
+// The same, of what a step reads once, weights and KV: the first to leave L2, so that what is small and read by every
+// layer, and what kernels leave for the next one, stay there.
+__device__ __forceinline__ void CopyOnce16(void* shared, const void* global, bool inside) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const int bytes = inside ? 16 : 0;
+  unsigned long long policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(to), "l"(global), "r"(bytes),
+               "l"(policy)
+               : "memory");
+}
+// As CopyAsync16, of 4 bytes.
 __device__ __forceinline__ void CopyAsync4(void* shared, const void* global) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(global) : "memory");

@@ -52,19 +52,35 @@ __device__ inline Index FirstNotBelow(const std::int32_t* sorted, Index count, s
   return low;
 }
 
-// The same by a warp, whose lanes all look for the same value: a load for every factor of 32 instead of every factor
-// of 2.
-__device__ inline int WarpFirstNotBelow(const std::int32_t* sorted, int count, std::int32_t value) {
+// The same by a warp, whose lanes all look for the same values: a load for every factor of 32 instead of every factor
+// of 2, and those of all values together.
+template <int kValues>
+__device__ inline void WarpFirstNotBelow(const std::int32_t* sorted, int count, const std::int32_t (&values)[kValues],
+                                         int (&found)[kValues]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int low = 0, end = count;
-  while (low < end) {
+  int end[kValues], part = count;
+#pragma unroll
+  for (int n = 0; n < kValues; ++n) found[n] = 0, end[n] = count;
+  for (int left = count; left > 0; left = part - 1) {
     // Each lane has a part, and asks its last.
-    const int part = (end - low + kWarp - 1) / kWarp, own = low + lane * part;
-    const bool below = own < end && sorted[min(own + part, end) - 1] < value;
-    low = min(low + __popc(__ballot_sync(kAllLanes, below)) * part, end);
-    end = min(low + part - 1, end);
+    part = (left + kWarp - 1) / kWarp;
+    bool below[kValues];
+#pragma unroll
+    for (int n = 0; n < kValues; ++n) {
+      const int own = found[n] + lane * part;
+      below[n] = own < end[n] && sorted[min(own + part, end[n]) - 1] < values[n];
+    }
+#pragma unroll
+    for (int n = 0; n < kValues; ++n) {
+      found[n] = min(found[n] + __popc(__ballot_sync(kAllLanes, below[n])) * part, end[n]);
+      end[n] = min(found[n] + part - 1, end[n]);
+    }
   }
-  return low;
+}
+__device__ inline int WarpFirstNotBelow(const std::int32_t* sorted, int count, std::int32_t value) {
+  int found[1];
+  WarpFirstNotBelow(sorted, count, {value}, found);
+  return found[0];
 }
 
 // The documents of a tile's keys: lane i has that of the key whose row lanes i and i + 16 tell. `ends`: the row at

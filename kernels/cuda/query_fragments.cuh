@@ -80,7 +80,7 @@ struct TileRows {
 #pragma unroll
     for (int n = 0; n < kTileKeys * kPieces / kWarp; ++n) {
       const int key = (lane + n * kWarp) / kPieces, piece = (lane + n * kWarp) % kPieces;
-      CopyAsync16(&row[key][piece * 8], from(key) + piece * 8, true);
+      CopyOnce16(&row[key][piece * 8], from(key) + piece * 8, true);
     }
   }
 

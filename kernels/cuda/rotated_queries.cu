@@ -29,38 +29,46 @@ struct Rotation {
 };
 
 // One row, document and key/value head a block. A thread turns four pairs of dims: those of a lane in a step of the
-// first half of the dims and in the same of the second.
+// first half of the dims and in the same of the second. All but the queries is older than the work before.
 template <int kMost>
 __global__ void __launch_bounds__(kThreads) RotateKernel(const __grid_constant__ Together<Rotation, kMost> requests) {
-  WaitForWorkBefore();
+  LetWorkAfterComeUp();
   const QueryInputs& in = requests().in;
   const int heads_at_once = requests().heads_at_once, kv_heads = requests().kv_heads;
   const int d = static_cast<int>(in.head_dim), half = d / 2, group = static_cast<int>(in.heads) / kv_heads;
   const unsigned slots = static_cast<unsigned>(in.documents) + 1;
   const unsigned kv_head = blockIdx.x % kv_heads, document = blockIdx.x / kv_heads % slots;
   const Index t = blockIdx.x / kv_heads / slots;
-  if (kMost > 1 && t >= requests().rows) return;
+  if (kMost > 1 && t >= requests().rows) return WaitForWorkBefore();
   Index position = 0;
   const bool good = PositionIn(in, t, document, &position);
   const float *cos = in.cos + position * half, *sin = in.sin + position * half;
   const int of_step = 4 * heads_at_once, of_half = half / 16 * of_step;
   uint4* to = requests().rotated + Index{blockIdx.x} * 2 * of_half;
-  for (int i = threadIdx.x; i < of_half; i += kThreads) {
+  int i = threadIdx.x;
+  do {
     const int head = i % of_step / 4, first = i / of_step * 16 + i % 4 * 2;  // dims first, first + 1 and the same + 8
-    float low[4] = {}, high[4] = {};
-    if (head < group && good) {
+    float c[4], s[4], low[4] = {}, high[4] = {};
+    const bool turns = i < of_half && head < group && good;
+    if (turns) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) c[n] = cos[first + n / 2 * 8 + n % 2], s[n] = sin[first + n / 2 * 8 + n % 2];
+    }
+    if (i == threadIdx.x) WaitForWorkBefore();
+    if (turns) {
       const float* from = in.q + (t * in.heads + kv_head * group + head) * d + first;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const int e = n / 2 * 8 + n % 2;
-        const float a = from[e], b = from[e + half], c = cos[first + e], s = sin[first + e];
-        low[n] = fmaf(a, c, -__fmul_rn(b, s));
-        high[n] = fmaf(b, c, __fmul_rn(a, s));
+        const float a = from[e], b = from[e + half];
+        low[n] = fmaf(a, c[n], -__fmul_rn(b, s[n]));
+        high[n] = fmaf(b, c[n], __fmul_rn(a, s[n]));
       }
     }
+    if (i >= of_half) return;
     to[i] = CoarseAndFine(low);
     to[i + of_half] = CoarseAndFine(high);
-  }
+  } while ((i += kThreads) < of_half);
 }
 
 }  // namespace

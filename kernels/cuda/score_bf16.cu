@@ -47,11 +47,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   // What is loaded late waits behind the keys that are on their way, so tables come first.
   const auto documents = static_cast<int>(in.queries.documents);
-  const auto document_of = [&](Index gist) {
-    const int document = WarpFirstNotBelow(in.segment + 1, documents, static_cast<std::int32_t>(gist) + 1);
-    return static_cast<int>(in.Checked(document));
-  };
-  const int first_document = document_of(in.GistAt(list, begin)), last_document = document_of(in.GistAt(list, end - 1));
+  int ends[2];
+  WarpFirstNotBelow(
+      in.segment + 1, documents,
+      {static_cast<std::int32_t>(in.GistAt(list, begin)) + 1, static_cast<std::int32_t>(in.GistAt(list, end - 1)) + 1},
+      ends);
+  const auto first_document = static_cast<int>(in.Checked(ends[0])),
+             last_document = static_cast<int>(in.Checked(ends[1]));
   // Candidates ascend, so a tile whose last one is before `known_end` is of document `known`.
   int known = first_document;
   std::int32_t known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;

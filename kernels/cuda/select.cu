@@ -11,6 +11,7 @@
 // all scores, four passes, then a kernel for the union 21 (H200); a list a cluster of 8 blocks, scores in shared
 // memory 27, in registers, unrolled, 32 (H100); so, with 1,024 threads a block, 18 (H100).
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/candidates.h"
@@ -97,89 +98,59 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
   return {prefix, static_cast<int>((missing + each - 1) / each)};
 }
 
-// The marked candidates of one list in ascending order, as many marks at a time as there is room for.
-__device__ void Unite(const std::int32_t* kept, int all, int count, const std::int32_t* candidates,
-                      std::int32_t* chosen, std::int32_t* chosen_count, const SelectRoom& room, SelectShared& shared) {
+// The marked candidates of one list in ascending order. Leaves no marks.
+__device__ void Unite(unsigned* marks, int words, const std::int32_t* candidates, std::int32_t* chosen,
+                      std::int32_t* chosen_count, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   int written = 0;
-  for (int window = 0; window < count; window += room.words * kWarp) {
-    const int words = min(room.words, (count - window + kWarp - 1) / kWarp);
+  for (int first = 0; first < words; first += SelectThreads()) {
+    const int word = first + static_cast<int>(threadIdx.x);
+    unsigned bits = word < words ? __ldcg(marks + word) : 0;
+    if (bits != 0) marks[word] = 0;
+    const int own = __popc(bits), through = WarpSumThrough(own);
     __syncthreads();
-    for (int word = threadIdx.x; word < words; word += SelectThreads()) shared.marks[word] = 0;
+    if (lane == kWarp - 1) shared.sums[warp] = through;
     __syncthreads();
-    // Places of all heads one after another, those that a head has not filled too.
-    for (int first = 0; first < all; first += kLoadsAtOnce * SelectThreads()) {
-      int own[kLoadsAtOnce];
-#pragma unroll
-      for (int n = 0; n < kLoadsAtOnce; ++n) {
-        const int at = first + n * SelectThreads() + static_cast<int>(threadIdx.x);
-        own[n] = at < all ? __ldcg(kept + at) : -1;
-      }
-#pragma unroll
-      for (int n = 0; n < kLoadsAtOnce; ++n) {
-        const int i = own[n] - window;
-        if (own[n] >= 0 && i >= 0 && i < words * kWarp) atomicOr(&shared.marks[i / kWarp], 1U << (i % kWarp));
-      }
-    }
-    __syncthreads();
-    for (int first = 0; first < words; first += SelectThreads()) {
-      const int word = first + static_cast<int>(threadIdx.x);
-      unsigned bits = word < words ? shared.marks[word] : 0;
-      const int own = __popc(bits), through = WarpSumThrough(own);
-      __syncthreads();
-      if (lane == kWarp - 1) shared.sums[warp] = through;
-      __syncthreads();
-      const WarpSums sums = SumOfWarpsBefore(warp, shared);
-      int at = written + through - own + sums.before;
-      written += sums.all;
-      for (; bits != 0; bits &= bits - 1) {
-        const int i = window + word * kWarp + __ffs(static_cast<int>(bits)) - 1;
-        chosen[at++] = candidates == nullptr ? i : candidates[i];
-      }
+    const WarpSums sums = SumOfWarpsBefore(warp, shared);
+    int at = written + through - own + sums.before;
+    written += sums.all;
+    for (; bits != 0; bits &= bits - 1) {
+      const int i = word * kWarp + __ffs(static_cast<int>(bits)) - 1;
+      chosen[at++] = candidates == nullptr ? i : candidates[i];
     }
   }
   if (threadIdx.x == 0) *chosen_count = written;
 }
 
-struct Kept {
-  std::int32_t* gists;  // [T, H, most], in no order; -1 past the last
-  Index most;
-};
-
 struct SelectInputs {
   const float* scores;
   Candidates candidates;
   SelectShape shape;
-  Kept kept;
-  unsigned* finished;  // of each list
+  unsigned *finished, *marks;  // of each list a count of heads and MarkWords: zero before and after
   std::int32_t *chosen, *counts;
+
+  __host__ __device__ Index MarkWords() const { return CeilDiv(shape.gists, kWarp); }
 };
 
 // One head of one row a block.
 template <int kMost>
 __global__ void __launch_bounds__(kMostSelectThreads)
-    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests, SelectRoom room) {
+    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests) {
   extern __shared__ __align__(16) unsigned char memory[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
+  ClearForParts(shared);
   WaitForWorkBefore();
-  const auto& [scores, candidates, shape, kept, finished, chosen, counts] = requests();
+  const auto& [scores, candidates, shape, finished, all_marks, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
   const unsigned group = static_cast<unsigned>(shape.heads) / static_cast<unsigned>(shape.kv_heads), list = row / group;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int count = candidates.gists == nullptr ? static_cast<int>(shape.gists) : candidates.counts[list];
   const float* mine = scores + row * shape.gists;
-  std::int32_t* to = kept.gists + row * kept.most;
+  unsigned* marks = all_marks + list * requests().MarkWords();
+  const auto keep = [&](int i) { atomicOr(marks + i / kWarp, 1U << (i % kWarp)); };
   const auto wanted = static_cast<int>(min(shape.top_k, Index{count}));
-  if (threadIdx.x == 0) shared.kept = 0;
-  __syncthreads();
-  const auto keep = [&](int i) { to[atomicAdd(&shared.kept, 1)] = i; };
-  if (count > 0 && shape.top_p == 0 && CollectBest(mine, count, wanted, room, shared) &&
-      FindAmongCollected(wanted, shared)) {
-    const Order cut = shared.cut;
-    for (int i = threadIdx.x; i < shared.sample.collected; i += SelectThreads()) {
-      if (shared.sample.order[i] >= cut) keep(IndexOf(shared.sample.order[i]));
-    }
-  } else if (count > 0) {
+  const bool by_parts = shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, count), wanted, shared, keep);
+  if (!by_parts && count > 0) {
     __syncthreads();
     const Cut cut = FindCut(mine, count, shape, shared.radix);
     int ties_before = 0;
@@ -198,17 +169,15 @@ __global__ void __launch_bounds__(kMostSelectThreads)
       if (i < count && (rank > cut.rank || (rank == cut.rank && place < cut.ties))) keep(i);
     }
   }
-  __syncthreads();
-  for (int i = shared.kept + static_cast<int>(threadIdx.x); i < kept.most; i += SelectThreads()) to[i] = -1;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) shared.last = atomicInc(finished + list, group - 1) == group - 1;
   __syncthreads();
   if (!shared.last) return;
   __threadfence();
-  Unite(kept.gists + Index{list} * group * kept.most, static_cast<int>(group * kept.most), count,
+  Unite(marks, (count + kWarp - 1) / kWarp,
         candidates.gists == nullptr ? nullptr : candidates.gists + list * shape.gists, chosen + list * shape.gists,
-        counts + list, room, shared);
+        counts + list, shared);
 }
 
 // Whether one launch can take all: of one row each, and as many heads.
@@ -235,30 +204,30 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
       CollectCandidates(context, memory, lists_of,
                         {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder,
                          FaultKind::kSelectChild});
-  UNFOLD_TRY_ASSIGN(unsigned* finished, context.Counters(lists * static_cast<Index>(requests.size())));
   std::vector<SelectInputs> inputs;
+  Index counters = 0, most_gists = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const SelectChunksArgs& args = requests[i];
-    const Index gists = args.scores.dims[2], most = args.top_p > 0 ? gists : std::min(args.top_k, gists);
     inputs.push_back({args.scores.as<float>(),
                       candidates[i],
-                      {heads, args.kv_heads, gists, args.top_k, args.top_p, args.scale},
-                      {memory.Array<std::int32_t>(rows * heads * most), most},
-                      finished + static_cast<Index>(i) * lists,
+                      {heads, args.kv_heads, args.scores.dims[2], args.top_k, args.top_p, args.scale},
+                      nullptr,
+                      nullptr,
                       args.chosen.gists.as<std::int32_t>(),
                       args.chosen.counts.as<std::int32_t>()});
+    counters += lists * (1 + inputs.back().MarkWords());
+    most_gists = std::max(most_gists, args.scores.dims[2]);
   }
   UNFOLD_TRY(memory.status());
-  Index most_top_k = 0, most_gists = 0;
-  for (const SelectInputs& request : inputs) {
-    most_top_k = std::max(most_top_k, request.shape.top_p > 0 ? 0 : request.shape.top_k);
-    most_gists = std::max(most_gists, request.shape.gists);
+  UNFOLD_TRY_ASSIGN(unsigned* counter, context.Counters(counters, "SelectChunks"));
+  for (SelectInputs& request : inputs) {
+    request.finished = std::exchange(counter, counter + lists);
+    request.marks = std::exchange(counter, counter + lists * request.MarkWords());
   }
-  const SelectRoom room(std::min(most_top_k, most_gists), most_gists);
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
     const int threads = count > 1 && most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
     return context.Launch(SelectKernel<kMost>,
-                          {rows * heads, threads, SelectShared::Bytes(room), "SelectChunks", false, count}, some, room);
+                          {rows * heads, threads, sizeof(SelectShared), "SelectChunks", false, count}, some);
   });
 }
 

@@ -92,7 +92,7 @@ class StepCopier {
 #pragma unroll
     for (int i = 0; i < kTileCopies; ++i) {
       const int row = Row() + i * kCopiedAtOnce;
-      CopyAsync16(to.weights[row].Piece(row, Piece()), weights_[i] + (inside ? weight_dim_ : 0), inside);
+      CopyOnce16(to.weights[row].Piece(row, Piece()), weights_[i] + (inside ? weight_dim_ : 0), inside);
     }
     weight_dim_ += kStep;
     if (weight_dim_ - Piece() * kPiece < in_.inner) return;
@@ -339,7 +339,7 @@ Status Launch(CudaContext& context, CallMemory& memory, const Inputs& in) {
               blocks = std::min<Index>(steps, context.num_multiprocessors());
   auto* sums = memory.Array<float>(2 * blocks * in.rows * kTileColumns);
   UNFOLD_TRY(memory.status());
-  UNFOLD_TRY_ASSIGN(unsigned* finished, context.Counters(in.tiles));
+  UNFOLD_TRY_ASSIGN(unsigned* finished, context.Counters(in.tiles, "MatMul"));
   const auto bytes = [](int stages) { return sizeof(SeveralRowsShared<kRows>) + stages * sizeof(Stage<kRows>); };
   const bool all = bytes(kStages) <= static_cast<std::size_t>(context.most_shared_bytes());
   return context.Launch(all ? SeveralRowsKernel<kRows, kStages> : SeveralRowsKernel<kRows, kStages - 1>,

@@ -84,14 +84,14 @@ struct ItemTile {
     const bool gist = raw && first + row == 0;
     const int left = row < kRowsAtOnce ? count - row : 0;
     if (left > 0) {
-      CopyAsync16(&keys.row[row][piece], gist ? item.k + piece : k, true);
-      CopyAsync16(&values.row[row][piece], gist ? item.v + piece : v, true);
+      CopyOnce16(&keys.row[row][piece], gist ? item.k + piece : k, true);
+      CopyOnce16(&values.row[row][piece], gist ? item.v + piece : v, true);
     }
 #pragma unroll
     for (int next = kRowsAtOnce; next < kTileKeys; next += kRowsAtOnce) {
       if (next >= left) continue;
-      CopyAsync16(&keys.row[row + next][piece], k + next * kDim, true);
-      CopyAsync16(&values.row[row + next][piece], v + next * kDim, true);
+      CopyOnce16(&keys.row[row + next][piece], k + next * kDim, true);
+      CopyOnce16(&values.row[row + next][piece], v + next * kDim, true);
     }
   }
 };

@@ -424,7 +424,7 @@ Status CudaBackend::DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) {
   CallMemory memory(*context_, "UnfoldChunks");
   auto* work = memory.Array<Work>(std::max<Index>(1, most_work));
   UNFOLD_TRY(memory.status());
-  UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(kNumCounters));
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context_->Counters(kNumCounters, "UnfoldChunks"));
   constexpr Index kBlocksOfList = 16;
   const auto of_list = static_cast<unsigned>(std::clamp<Index>(CeilDiv(most_chunks, kThreads), 1, kBlocksOfList));
   const Index blocks = std::max<Index>(1, rows * kv_heads * of_list);

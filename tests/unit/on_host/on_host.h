@@ -153,6 +153,52 @@ inline unsigned long long atomicExch(unsigned long long* at, unsigned long long 
 inline unsigned long long atomicMin(unsigned long long* at, unsigned long long value) {
   return std::exchange(*at, std::min(*at, value));
 }
+inline unsigned atomicOr(unsigned* at, unsigned bits) { return std::atomic_ref(*at).fetch_or(bits); }
+template <typename T>
+T atomicAdd(T* at, std::type_identity_t<T> more) {
+  return std::atomic_ref(*at).fetch_add(more);
+}
+inline unsigned atomicMin(unsigned* at, unsigned value) {
+  std::atomic_ref<unsigned> least(*at);
+  unsigned before = least.load();
+  while (value < before && !least.compare_exchange_weak(before, value)) {
+  }
+  return before;
+}
+inline unsigned atomicMax(unsigned* at, unsigned value) {
+  std::atomic_ref<unsigned> largest(*at);
+  unsigned before = largest.load();
+  while (value > before && !largest.compare_exchange_weak(before, value)) {
+  }
+  return before;
+}
+// Of the words of all lanes one, the same in each.
+template <typename T, typename Reduce>
+T OfAllLanes(T value, Reduce reduce) {
+  unfold::on_host::Warp& warp = unfold::on_host::OwnWarp();
+  warp.words[unfold::on_host::Lane()][0] = std::bit_cast<unsigned>(value);
+  warp.barrier.arrive_and_wait();
+  T all = std::bit_cast<T>(warp.words[0][0]);
+  for (unsigned lane = 1; lane < 32; ++lane) all = reduce(all, std::bit_cast<T>(warp.words[lane][0]));
+  warp.barrier.arrive_and_wait();
+  return all;
+}
+inline unsigned __reduce_min_sync(unsigned, unsigned value) {
+  return OfAllLanes(value, [](unsigned a, unsigned b) { return std::min(a, b); });
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  return OfAllLanes(value, [](unsigned a, unsigned b) { return std::max(a, b); });
+}
+inline int __reduce_add_sync(unsigned, int value) { return OfAllLanes(value, std::plus<int>()); }
+inline unsigned __ballot_sync(unsigned, bool value) {
+  return OfAllLanes(value ? 1U << unfold::on_host::Lane() : 0U, std::bit_or<unsigned>());
+}
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __clzll(long long value) { return std::countl_zero(static_cast<unsigned long long>(value)); }
+inline int __ffs(int bits) { return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1; }
+inline unsigned long long __double2ull_ru(double value) { return static_cast<unsigned long long>(std::ceil(value)); }
+using std::isfinite;
+using std::isnan;
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 template <typename A, typename B>

@@ -18,7 +18,7 @@ struct FaultNote {
   unsigned long long call, index_and_value;
   std::int64_t limit;
 };
-enum class FaultKind { kCount };
+enum class FaultKind { kSelectParentCounts, kSelectParents, kSelectParentOrder, kSelectChild, kCount };
 struct FaultSink {
   FaultNote* notes;
   unsigned long long call;
@@ -32,7 +32,7 @@ class CudaContext {
 
   int num_multiprocessors() const { return multiprocessors_; }
   int most_shared_bytes() const { return kMostSharedBytes; }
-  Result<unsigned*> Counters(std::int64_t count) {
+  Result<unsigned*> Counters(std::int64_t count, std::string_view) {
     if (count > static_cast<std::int64_t>(counters_.size())) return Status::Internal("so many counters");
     return counters_.data();
   }
@@ -46,9 +46,12 @@ class CudaContext {
     int threads;
     std::size_t shared_bytes;
     std::string_view op;
+    bool streams = false;
+    int requests = 1;
   };
   template <typename... Params, typename... Args>
   Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
+    if (work.requests != 1) return Status::Internal("several requests");
     if (work.shared_bytes > kMostSharedBytes) return Status::Internal("so much shared memory");
     std::memset(shared_, 0xff, work.shared_bytes);  // NaN
     on_host::RunBlocks(static_cast<unsigned>(work.blocks), static_cast<unsigned>(work.threads),

@@ -13,6 +13,7 @@ constexpr int kMmaColumns = 8;
 inline void CopyAsync16(void* shared, const void* global, bool inside) {
   on_host::open_group.push_back({shared, inside ? global : nullptr});
 }
+inline void CopyOnce16(void* shared, const void* global, bool inside) { CopyAsync16(shared, global, inside); }
 inline void CommitCopies() {
   on_host::groups.push_back(std::move(on_host::open_group));
   on_host::open_group.clear();
