@@ -21,8 +21,6 @@
 namespace unfold {
 namespace {
 
-constexpr Index kShortList = 8192;
-
 struct SelectShape {
   Index heads, kv_heads, gists, top_k;
   float top_p, scale;
@@ -111,7 +109,7 @@ __device__ void Unite(unsigned* marks, int words, const std::int32_t* candidates
     __syncthreads();
     if (lane == kWarp - 1) shared.sums[warp] = through;
     __syncthreads();
-    const WarpSums sums = SumOfWarpsBefore(warp, shared);
+    const WarpSums sums = SumOfWarpsBefore(warp, SelectWarps(), shared);
     int at = written + through - own + sums.before;
     written += sums.all;
     for (; bits != 0; bits &= bits - 1) {
@@ -139,6 +137,7 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   extern __shared__ __align__(16) unsigned char memory[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   ClearForParts(shared);
+  for (int word = threadIdx.x; word < kMarkWords; word += SelectThreads()) shared.marks[word] = 0;
   WaitForWorkBefore();
   const auto& [scores, candidates, shape, finished, all_marks, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
@@ -147,7 +146,16 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   const int count = candidates.gists == nullptr ? static_cast<int>(shape.gists) : candidates.counts[list];
   const float* mine = scores + row * shape.gists;
   unsigned* marks = all_marks + list * requests().MarkWords();
-  const auto keep = [&](int i) { atomicOr(marks + i / kWarp, 1U << (i % kWarp)); };
+  const int words = (count + kWarp - 1) / kWarp;
+  const bool marks_fit = words <= kMarkWords;
+  const auto keep = [&](int i) {
+    const unsigned bit = 1U << (i % kWarp);
+    if (marks_fit) {
+      atomicOr(&shared.marks[i / kWarp], bit);
+    } else {
+      atomicOr(marks + i / kWarp, bit);
+    }
+  };
   const auto wanted = static_cast<int>(min(shape.top_k, Index{count}));
   const bool by_parts = shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, count), wanted, shared, keep);
   if (!by_parts && count > 0) {
@@ -168,6 +176,10 @@ __global__ void __launch_bounds__(kMostSelectThreads)
       }
       if (i < count && (rank > cut.rank || (rank == cut.rank && place < cut.ties))) keep(i);
     }
+  }
+  __syncthreads();
+  for (int word = threadIdx.x; marks_fit && word < words; word += SelectThreads()) {
+    if (shared.marks[word] != 0) atomicOr(marks + word, shared.marks[word]);
   }
   __threadfence();
   __syncthreads();
@@ -225,7 +237,7 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
     request.marks = std::exchange(counter, counter + lists * request.MarkWords());
   }
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
-    const int threads = count > 1 && most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
+    const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
     return context.Launch(SelectKernel<kMost>,
                           {rows * heads, threads, sizeof(SelectShared), "SelectChunks", false, count}, some);
   });

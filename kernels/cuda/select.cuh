@@ -8,15 +8,16 @@
 
 namespace unfold {
 
-// Of a block, a power of two: fewer where the lists of several requests are short, so that all their blocks find a
-// place at once.
-constexpr int kMostSelectThreads = 1024, kLeastSelectThreads = 256;
+// Of a block: fewer where lists are short, and what all threads do alike takes most of the instructions.
+constexpr int kMostSelectThreads = 512, kLeastSelectThreads = 256;
+constexpr Index kShortList = 4096;
 __device__ __forceinline__ int SelectThreads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int SelectWarps() { return static_cast<int>(blockDim.x) / kWarp; }
 constexpr int kDigits = 256;
 constexpr int kScoreParts = 1024;
 constexpr int kPartsOfThread = kScoreParts / kLeastSelectThreads;
-constexpr int kHeldScores = 16;    // of a thread, in registers
+constexpr int kHeldScores = 32;  // of a thread, in registers
+constexpr int kBestOf = 8;
 constexpr int kMostMembers = 512;  // of the part in which the k-th lies
 
 // An integer that is larger for a better score. NaN ranks last, with minus infinity; the two zeros are equal.
@@ -39,71 +40,93 @@ __device__ __forceinline__ int IndexOf(Order order) {
   return static_cast<int>(0xffffffffU - static_cast<std::uint32_t>(order));
 }
 
-// kScoreParts equal parts between two scores. A score's part ascends with it, whatever rounds: a product with a
-// constant above 0, and a cut of the fraction. What lies outside is in the first or the last.
+// kScoreParts equal parts between two scores. A score's part ascends with it, whatever rounds: a difference, a product
+// with a constant above 0, and a cut of the fraction. What lies outside is in the first or the last, NaN in the first.
 struct EqualParts {
   float low, per_part;
 
   __device__ EqualParts(float least, float largest)
       : low(least), per_part(1.0F / fmaxf((largest - least) * (1.0F / (kScoreParts - 1)), 1e-37F)) {}
+  // The part, and what is cut off.
+  __device__ __forceinline__ float Place(float score) const { return (score - low) * per_part; }
   __device__ __forceinline__ int Of(float score) const {
-    const float place = (score - low) * per_part;
+    const float place = Place(score);
     return place > 0 ? static_cast<int>(fminf(place, kScoreParts - 1)) : 0;
   }
 };
 
 // The scores of one head, as its block has them: thread t has every blockDim.x-th from t on, the first kHeldScores in
 // registers; the others are loaded again, as many at a time, for every look.
+//
+// What is done with few of them is a loop over those few, which loads them again: code for each of a thread's scores
+// would be read from memory once a launch, which takes longer than to run it.
 class Scores {
  public:
   __device__ Scores(const float* from, int count) : from_(from), count_(count) { Load(0, held_); }
 
-  // each(i, score), in no order. NaN has become minus infinity.
+  // each(best, worst), of every kBestOf scores of a thread. NaN is no score, and minus infinity no worst; infinities
+  // where there is none.
   template <typename Each>
-  __device__ __forceinline__ void ForEach(Each each) const {
-    ForRounds([&](int first, const float(&scores)[kHeldScores]) {
+  __device__ __forceinline__ void ForBest(Each each) const {
+    ForRounds([&](int begin, const float(&scores)[kHeldScores]) {
 #pragma unroll
-      for (int n = 0; n < kHeldScores; ++n) {
-        const int i = first + n * SelectThreads();
-        if (i < count_) each(i, scores[n]);
+      for (int eight = 0; eight < kHeldScores / kBestOf; ++eight) {
+        if (!AnyIn(eight, count_ - begin)) return;
+        float best = -INFINITY, worst = INFINITY;
+#pragma unroll
+        for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) {
+          best = fmaxf(best, scores[n]);
+          worst = fminf(worst, scores[n] == -INFINITY ? INFINITY : scores[n]);
+        }
+        each(best, worst);
       }
     });
   }
-  // each(score), of the best of every `of` scores of a thread: a power of two, up to kHeldScores.
+  // Of ForBest, at least.
+  __device__ __forceinline__ int NumBest() const { return (count_ + kBestOf - 1) / kBestOf; }
+
+  // each(i, score) of those from part `lowest` on, in no order.
   template <typename Each>
-  __device__ __forceinline__ void ForBest(int of, Each each) const {
-    ForRounds([&](int first, const float(&scores)[kHeldScores]) {
-      float best = -INFINITY;
+  __device__ __forceinline__ void ForPartsFrom(const EqualParts& parts, int lowest, Each each) const {
+    ForRounds([&](int begin, const float(&scores)[kHeldScores]) {
+      unsigned found = 0;
 #pragma unroll
       for (int n = 0; n < kHeldScores; ++n) {
-        best = fmaxf(best, scores[n]);
-        if (((n + 1) & (of - 1)) != 0) continue;
-        if (first + (n + 1 - of) * SelectThreads() < count_) each(best);
-        best = -INFINITY;
+        found |= parts.Place(scores[n]) >= static_cast<float>(lowest) ? 1U << n : 0U;
+      }
+      if (lowest == 0) found = ~0U;
+      for (; found != 0; found &= found - 1) {
+        const int i = begin + (__ffs(static_cast<int>(found)) - 1) * SelectThreads() + static_cast<int>(threadIdx.x);
+        if (i >= count_) return;
+        each(i, from_[i]);
       }
     });
   }
-  // How many scores ForBest has, at least.
-  __device__ __forceinline__ int NumBest(int of) const { return (count_ + of - 1) / of; }
 
  private:
-  __device__ __forceinline__ void Load(int round, float (&to)[kHeldScores]) const {
-    const int first = round + static_cast<int>(threadIdx.x);
+  static_assert(kHeldScores == 32);
+  // Whether a thread has any of an eight, so that all go the same way.
+  __device__ __forceinline__ static bool AnyIn(int eight, int left) { return eight * kBestOf * SelectThreads() < left; }
+  __device__ __forceinline__ void Load(int begin, float (&to)[kHeldScores]) const {
 #pragma unroll
-    for (int n = 0; n < kHeldScores; ++n) {
-      const int i = first + n * SelectThreads();
-      to[n] = i < count_ ? from_[i] : -INFINITY;
+    for (int eight = 0; eight < kHeldScores / kBestOf; ++eight) {
+#pragma unroll
+      for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) to[n] = -INFINITY;
+      if (!AnyIn(eight, count_ - begin)) continue;
+#pragma unroll
+      for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) {
+        const int i = begin + n * SelectThreads() + static_cast<int>(threadIdx.x);
+        if (i < count_) to[n] = from_[i];
+      }
     }
-#pragma unroll
-    for (int n = 0; n < kHeldScores; ++n) to[n] = isnan(to[n]) ? -INFINITY : to[n];
   }
   template <typename Look>
   __device__ __forceinline__ void ForRounds(Look look) const {
-    look(static_cast<int>(threadIdx.x), held_);
-    for (int round = kHeldScores * SelectThreads(); round < count_; round += kHeldScores * SelectThreads()) {
+    look(0, held_);
+    for (int begin = kHeldScores * SelectThreads(); begin < count_; begin += kHeldScores * SelectThreads()) {
       float scores[kHeldScores];
-      Load(round, scores);
-      look(round + static_cast<int>(threadIdx.x), scores);
+      Load(begin, scores);
+      look(begin, scores);
     }
   }
 
@@ -126,7 +149,11 @@ struct PartsShared {
   Order ranked[kMostMembers];
 };
 
+// Marks of the candidates that a head keeps, before they are added to its list's: those of a list as long as this.
+constexpr int kMarkWords = 2048;
+
 struct SelectShared {
+  unsigned marks[kMarkWords];
   unsigned least, largest;  // ranks
   int sums[kMostSelectThreads / kWarp];
   int part, above;
@@ -138,7 +165,7 @@ struct SelectShared {
   };
 };
 
-// Before FindCutByParts, and before a barrier.
+// Before KeepByParts, and a barrier.
 __device__ inline void ClearForParts(SelectShared& shared) {
   for (int part = threadIdx.x; part < kScoreParts; part += SelectThreads()) {
     shared.parts.of_best[part] = shared.parts.of_all[part] = 0;
@@ -157,32 +184,38 @@ __device__ inline void FindRange(float least, float largest, SelectShared& share
   __syncthreads();
 }
 
-// Of shared.sums, one of each warp.
+// Of shared.sums, one of each of the first `warps` warps.
 struct WarpSums {
   int before, all;
 };
-__device__ __forceinline__ WarpSums SumOfWarpsBefore(int warp, const SelectShared& shared) {
-  const int lane = threadIdx.x % kWarp, own = lane < SelectWarps() ? shared.sums[lane] : 0,
-            through = WarpSumThrough(own);
+__device__ __forceinline__ WarpSums SumOfWarpsBefore(int warp, int warps, const SelectShared& shared) {
+  const int lane = threadIdx.x % kWarp, own = lane < warps ? shared.sums[lane] : 0, through = WarpSumThrough(own);
   return {__shfl_sync(kAllLanes, through - own, warp), __shfl_sync(kAllLanes, through, kWarp - 1)};
 }
 
 // The part in which the wanted-th best lies, and how many lie in parts above it, from the counts of all parts.
-__device__ inline void FindPart(const int (&counts)[kScoreParts], int wanted, SelectShared& shared) {
+static __device__ __noinline__ void FindPart(const int (&counts)[kScoreParts], int wanted, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   // Each of the first threads has some parts, the best thread first.
+  const bool takes_part = threadIdx.x < kLeastSelectThreads;
   const int top = kScoreParts - 1 - kPartsOfThread * static_cast<int>(threadIdx.x);
-  int own[kPartsOfThread], all = 0;
+  int own[kPartsOfThread], above = 0;
+  if (takes_part) {
+    int all = 0;
 #pragma unroll
-  for (int n = 0; n < kPartsOfThread; ++n) all += own[n] = top >= 0 ? counts[top - n] : 0;
-  const int through = WarpSumThrough(all);
-  if (lane == kWarp - 1) shared.sums[warp] = through;
+    for (int n = 0; n < kPartsOfThread; ++n) all += own[n] = counts[top - n];
+    above = WarpSumThrough(all);
+    if (lane == kWarp - 1) shared.sums[warp] = above;
+    above -= all;
+  }
   __syncthreads();
-  int above = through - all + SumOfWarpsBefore(warp, shared).before;
+  if (takes_part) {
+    above += SumOfWarpsBefore(warp, kLeastSelectThreads / kWarp, shared).before;
 #pragma unroll
-  for (int n = 0; n < kPartsOfThread; ++n) {
-    if (above < wanted && above + own[n] >= wanted) shared.part = top - n, shared.above = above;
-    above += own[n];
+    for (int n = 0; n < kPartsOfThread; ++n) {
+      if (above < wanted && above + own[n] >= wanted) shared.part = top - n, shared.above = above;
+      above += own[n];
+    }
   }
   __syncthreads();
 }
@@ -190,40 +223,36 @@ __device__ inline void FindPart(const int (&counts)[kScoreParts], int wanted, Se
 // Calls keep(i) for each of the best `wanted`, of equal ones the first. False, and nothing kept, when too many are
 // alike or the largest is not finite. ClearForParts and a barrier stand before.
 //
-// The best of every few scores of a thread are enough to tell a part below which the wanted-th best cannot lie: as many
-// scores as are wanted are at least there. Those from it on are few more than that, so all further steps have few.
+// Where few are wanted, the best of every few scores of a thread tell a part below which the wanted-th best cannot lie:
+// as many scores as are wanted are at least there. Those from it on are few more than that.
 template <typename Keep>
 __device__ __forceinline__ bool KeepByParts(const Scores& scores, int wanted, SelectShared& shared, Keep keep) {
-  int of = kHeldScores;
-  while (of > 1 && scores.NumBest(of) < 2 * wanted) of /= 4;
   float least = INFINITY, largest = -INFINITY;
-  scores.ForBest(of, [&](float score) {
-    if (score != -INFINITY) least = fminf(least, score);
-    largest = fmaxf(largest, score);
+  const bool few = scores.NumBest() >= 2 * wanted;
+  scores.ForBest([&](float best, float worst) {
+    least = fminf(least, !few ? worst : best == -INFINITY ? INFINITY : best);
+    largest = fmaxf(largest, best);
   });
   FindRange(least == INFINITY ? -INFINITY : least, largest, shared);
   const float high = ScoreOf(shared.largest);
   if (shared.least == 0xffffffffU || !isfinite(high)) return false;
   const EqualParts parts(ScoreOf(shared.least), high);
   PartsShared& in_parts = shared.parts;
-  scores.ForBest(of, [&](float score) { atomicAdd(&in_parts.of_best[parts.Of(score)], 1); });
-  __syncthreads();
-  FindPart(in_parts.of_best, wanted, shared);
-  if (of > 1) {
-    const int lowest = shared.part;
-    scores.ForEach([&](int, float score) {
-      const int part = parts.Of(score);
-      if (part >= lowest) atomicAdd(&in_parts.of_all[part], 1);
-    });
+  int lowest = 0;
+  if (few) {
+    scores.ForBest([&](float best, float) { atomicAdd(&in_parts.of_best[parts.Of(best)], 1); });
     __syncthreads();
-    FindPart(in_parts.of_all, wanted, shared);
+    FindPart(in_parts.of_best, wanted, shared);
+    lowest = shared.part;
   }
+  scores.ForPartsFrom(parts, lowest, [&](int, float score) { atomicAdd(&in_parts.of_all[parts.Of(score)], 1); });
+  __syncthreads();
+  FindPart(in_parts.of_all, wanted, shared);
   const int part = shared.part, needed = wanted - shared.above;
-  if ((of > 1 ? in_parts.of_all : in_parts.of_best)[part] > kMostMembers) return false;
-  scores.ForEach([&](int i, float score) {
-    const int own = parts.Of(score);
-    if (own > part) keep(i);
-    if (own == part) in_parts.ranked[atomicAdd(&in_parts.members, 1)] = OrderOf(RankOf(score), i);
+  if (in_parts.of_all[part] > kMostMembers) return false;
+  scores.ForPartsFrom(parts, part, [&](int i, float score) {
+    if (parts.Of(score) > part) return keep(i);
+    in_parts.ranked[atomicAdd(&in_parts.members, 1)] = OrderOf(RankOf(score), i);
   });
   __syncthreads();
   // A member a warp, the others by its lanes.

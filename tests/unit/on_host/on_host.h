@@ -32,6 +32,7 @@
 #undef __launch_bounds__
 #undef __grid_constant__
 #undef __forceinline__
+#undef __noinline__
 #define __global__
 #define __device__
 #define __host__
@@ -39,6 +40,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __forceinline__ inline
+#define __noinline__
 
 namespace unfold {
 
