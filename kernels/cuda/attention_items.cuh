@@ -81,6 +81,9 @@ struct NoWait {
 struct WaitHere {
   __device__ void operator()() const { WaitForWorkBefore(); }
 };
+struct WaitWithThis {
+  __device__ void operator()() const { WaitForWorkBefore<WorkAfter::kWithThis>(); }
+};
 
 // The items of row t and one key/value head: those of kind n are [begin[n], begin[n + 1]).
 template <typename Kv>

@@ -13,14 +13,18 @@ struct MassShared {
 
 // Adds a block's part of the mass of the last row, from sums that attention kept; `at_once` blocks a list. An item and
 // head a thread, the heads of an item side by side. No other thread adds to a chunk of a key/value head. The softmax is
-// merged here again: nothing then waits for those that merge the values.
-static __device__ void AddKeptMass(const AttendRequest& request, unsigned at_once, unsigned block, MassShared& shared) {
+// merged here again: nothing then waits for those that merge the values. `wait` is called before what the work before
+// has written.
+template <typename Wait>
+__device__ void AddKeptMass(const AttendRequest& request, unsigned at_once, unsigned block, MassShared& shared,
+                            Wait wait) {
   const AttentionInputs<__nv_bfloat16>& in = request.in;
   const Partials& partials = request.partials;
   const ItemSums& kept = request.kept;
   const auto heads_at_once = static_cast<unsigned>(request.queries.heads_at_once);
   Place place(in, at_once, heads_at_once, block);
   place.t += kept.first_row;
+  wait();
   const int used = __ldcg(partials.used + place.t * in.kv_heads + place.kv_head), lane = threadIdx.x % kWarp;
   for (int h = static_cast<int>(threadIdx.x) / kWarp; h < place.heads; h += static_cast<int>(blockDim.x) / kWarp) {
     const float2* state = partials.state + (place.t * in.queries.heads + place.first_head + h) * partials.splits;

@@ -50,6 +50,7 @@ constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
 template <typename X>
 using FewRowsInputs = TiledProducts<X, kTileColumns>;
 using Ends = TileEnds<kTileColumns * kFewRows>;
+using Parts = TileParts<kTileColumns * kFewRows>;
 
 // What the lanes of a warp have of the weights in a step, each as it has copied it: of rows g and g + 8 of a tile.
 struct WeightStep {
@@ -211,11 +212,54 @@ struct FewRowsShared {
 // Whole steps, and half a warp's more, so that rows begin in different banks.
 __host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1) / kStep * kStep + kHalf; }
 
+// What is done with a portion's sums, those of each warp: they are given away, or are, with those given, a tile's. A
+// whole warp.
+template <typename X, int kRows>
+__device__ __forceinline__ void EndPortion(const FewRowsInputs<X>& in, const Portions& portions, const BlockPortion& at,
+                                           const float (&sums)[kWarps][kTileColumns][kRows], const Ends& ends,
+                                           const Parts& parts) {
+  const auto for_sums = [&](int columns, auto each) {
+    for (int i = static_cast<int>(threadIdx.x) % kWarp; i < columns * kRows; i += kWarp) {
+      if (i % kRows < in.rows) each(i);
+    }
+  };
+  const auto own_sum = [&](int i) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += sums[w][i / kRows][i % kRows];
+    return sum;
+  };
+  const bool claimed_in_parts = portions.parts > 1;
+  if (claimed_in_parts) {
+    for_sums(kTileColumns, [&](int i) { parts.Give(at.tile, at.part(), i, own_sum(i)); });
+    if (!parts.AreAllThere(at.tile)) return;
+  } else if (at.first > 0) {
+    return for_sums(kTileColumns, [&](int i) { ends.Give(portions.RunOfBlock(), i, own_sum(i)); });
+  }
+  const auto whole_sum = [&](int i) {
+    if (claimed_in_parts) return parts.Sum(at.tile, i);
+    float sum = own_sum(i);
+    const int tile_end = (at.tile + 1) * portions.of_tile;
+    if (at.end == portions.of_tile) return sum;
+    // With those of the runs that have the rest of the tile.
+    for (int run = portions.RunOfBlock() + 1; portions.BeginOf(run) < tile_end; ++run) sum += ends.Take(run, i);
+    return sum;
+  };
+  const TiledProduct<kTileColumns>& product = in.ProductOf(at.tile);
+  const int columns = product.TileColumns();
+  for_sums(columns, [&](int i) {
+    const Index n = Index{at.tile - product.first_tile} * columns + i / kRows;
+    float sum = whole_sum(i);
+    if (product.up != nullptr) sum = Silu(sum) * whole_sum(i + columns * kRows);
+    if (n < product.columns) product.out.Put(i % kRows * product.columns + n, n, sum);
+  });
+}
+
 // With kNormed x, of one row, is normed as it is loaded.
 template <typename X, int kRows, bool kNormed>
 __global__ void __launch_bounds__(kThreads, kMostBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in, const __grid_constant__ RowNorm norm,
-                  const __grid_constant__ Portions portions, Ends ends) {
+                  const __grid_constant__ Portions portions, Ends ends, Parts parts) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
@@ -241,10 +285,12 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
   int slot = 0, side = 0;
   int known = portions.LastKnown();
   for (BlockPortion at(portions); at.Inside(); at.Next(shared.told)) {
-    // Told at the barrier below, before copies come to it.
-    if (threadIdx.x == 0 && portions.claims != nullptr) known = portions.Claim(known);
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
     for (int step = at.first; step < at.end; ++step) {
+      // Told at the barrier below, before copies come to it.
+      if (threadIdx.x == 0 && step == max(at.end - 2, at.first) && portions.claims != nullptr) {
+        known = portions.Claim(known);
+      }
       const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
                   right1 = *reinterpret_cast<const uint4*>(x + step * kStep + kHalf);
       WaitForCopies<kStepsAhead - 1>();
@@ -266,34 +312,10 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
     }
     if (threadIdx.x == 0) shared.told[(at.number() + 1 + portions.ahead) % Portions::kPlaces] = known;
     __syncthreads();
-    const int column = static_cast<int>(threadIdx.x) / kRows, row = static_cast<int>(threadIdx.x) % kRows;
-    const auto own_sum = [&](int c) {
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += shared.sums[side][w][c][row];
-      return sum;
-    };
-    // With those of the runs that have the rest of the tile.
-    const auto whole_sum = [&](int c) {
-      float sum = own_sum(c);
-      const int tile_end = (at.tile + 1) * portions.of_tile;
-      if (at.end == portions.of_tile) return sum;
-      for (int run = portions.RunOfBlock() + 1; portions.BeginOf(run) < tile_end; ++run) {
-        sum += ends.Take(run, c * kRows + row);
-      }
-      return sum;
-    };
-    const TiledProduct<kTileColumns>& product = in.ProductOf(at.tile);
-    const int columns = product.TileColumns();
-    if (column < kTileColumns && row < in.rows) {
-      if (at.first > 0) {
-        ends.Give(portions.RunOfBlock(), column * kRows + row, own_sum(column));
-      } else if (column < columns) {
-        const Index n = Index{at.tile - product.first_tile} * columns + column;
-        float sum = whole_sum(column);
-        if (product.up != nullptr) sum = Silu(sum) * whole_sum(column + columns);
-        if (n < product.columns) product.out.Put(row * product.columns + n, n, sum);
-      }
+    // A warp ends the portion, each in its turn, while the others go on.
+    if (warp == at.number() % kWarps) {
+      EndPortion<X, kRows>(in, portions, at, shared.sums[side], ends, parts);
+      __syncwarp();
     }
     side ^= 1;  // the next tile's sums find the place of the tile before read: a barrier is between
   }
@@ -308,11 +330,16 @@ Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& n
   const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();
   const auto of_tile = static_cast<int>(CeilDiv(in.inner, kStep));
   const Index blocks = std::min(Index{of_tile} * in.tiles, at_once);
-  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows, "MatMul"));
   Portions portions(in.tiles, of_tile, kStepsAhead, blocks);
-  if (portions.AreManyFor(blocks)) portions.claims = counters;
+  CallMemory memory(context, "MatMul");
+  const Index parts = portions.parts > 1 ? Index{in.tiles} * portions.parts : 0;
+  auto* sums = memory.Array<float>(parts * kTileColumns * kFewRows);
+  UNFOLD_TRY(memory.status());
+  const Index words = portions.claimed ? 1 + in.tiles : 2 * blocks * kTileColumns * kFewRows;
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(words, "MatMul"));
+  if (portions.claimed) portions.claims = counters;
   return context.Launch(FewRowsKernel<X, kRows, kNormed>, {blocks, kThreads, bytes, "MatMul"}, in, norm, portions,
-                        Ends(counters));
+                        Ends(counters), Parts(sums, counters + 1, portions.parts));
 }
 
 template <typename X>

@@ -12,61 +12,65 @@ constexpr int kMergeThreads = 512;
 constexpr int kMergeAtOnce = 8;  // loads of a thread under way
 
 struct MergeShared {
-  float sums[kMergeThreads / kWarp], parts[kMergeThreads];
+  float sums[kMergeThreads / kWarp][kWarp];
 };
 
-// One row and head a block, as many splits side by side as it has threads for D dims. Leaves the softmax's largest
-// logit and total in `state`. `shares` has room for the splits.
-template <typename Kv>
+// `blocks_of_head` blocks a row and head, each with as many of its D dims, 32 a warp and the splits that are left for
+// it; each warp finds the whole softmax for itself. Leaves its largest logit and total in `state`. `wait` is called
+// before what the work before has written.
+template <typename Kv, typename Wait>
 __device__ void MergeHead(const AttentionInputs<Kv>& in, const Partials& partials, float* out, float2* state,
-                          float* shares, MergeShared& shared) {
+                          unsigned blocks_of_head, MergeShared& shared, Wait wait) {
   const auto heads = static_cast<unsigned>(in.queries.heads), kv_heads = static_cast<unsigned>(in.kv_heads);
-  const unsigned t = blockIdx.x / heads, kv_head = blockIdx.x % heads / (heads / kv_heads);
-  const int threads = static_cast<int>(blockDim.x);
-  const int d = static_cast<int>(in.queries.head_dim), side_by_side = threads / d;
-  const int splits = __ldcg(partials.used + t * kv_heads + kv_head);
-  const Index first = Index{blockIdx.x} * partials.splits;
-  const int side = static_cast<int>(threadIdx.x) / d, e = static_cast<int>(threadIdx.x) % d;
+  const unsigned own = blockIdx.x / blocks_of_head, of_head = blockIdx.x % blocks_of_head;
+  const unsigned t = own / heads, kv_head = own % heads / (heads / kv_heads);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
+  const int d = static_cast<int>(in.queries.head_dim);
+  const int runs = (d + kWarp - 1) / kWarp,
+            own_runs = (runs + static_cast<int>(blocks_of_head) - 1) / static_cast<int>(blocks_of_head);
+  const int sides = warps / own_runs, side = warp / own_runs;
+  const int e = (static_cast<int>(of_head) * own_runs + warp % own_runs) * kWarp + lane;
+  const Index first = Index{own} * partials.splits;
+  const float2* states = partials.state + first;
+  const float* sums = partials.sums + first * d + e;
+  wait();
+  const int splits = __ldcg(partials.used + t * kv_heads + kv_head), end = side < sides ? splits : 0;
+  const float2 mine = lane < splits ? __ldcg(states + lane) : make_float2(-INFINITY, 0);
+  float2 softmax[kMergeAtOnce];
   float part[kMergeAtOnce];
   const auto load = [&](int s) {
 #pragma unroll
     for (int n = 0; n < kMergeAtOnce; ++n) {
-      const int own = s + n * side_by_side;
-      part[n] = own < splits ? partials.sums[(first + own) * d + e] : 0.0F;
+      const int split = s + n * sides;
+      softmax[n] = split < end ? __ldcg(states + split) : make_float2(0, 0);
+      part[n] = split < end && e < d ? __ldcg(sums + Index{split} * d) : 0.0F;
     }
   };
-  if (side < side_by_side) load(side);  // the first ones are on their way while the shares are found
-  float largest = -INFINITY;
-  for (int s = threadIdx.x; s < splits; s += threads) largest = fmaxf(largest, partials.state[first + s].x);
+  load(side);  // the first ones are on their way while the whole is found
+  float largest = mine.x;
+  for (int s = lane + kWarp; s < splits; s += kWarp) largest = fmaxf(largest, __ldcg(states + s).x);
   for (int step = kWarp / 2; step > 0; step /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
   }
-  if (threadIdx.x % kWarp == 0) shared.sums[threadIdx.x / kWarp] = largest;
-  __syncthreads();
-  for (int w = 0; w < threads / kWarp; ++w) largest = fmaxf(largest, shared.sums[w]);
-  float total = 0;
-  for (int s = threadIdx.x; s < splits; s += threads) {
-    const float2 one = partials.state[first + s];
-    const float share = one.y == 0 ? 0.0F : expf(one.x - largest);
-    shares[s] = share;
-    total = fmaf(one.y, share, total);
+  const auto share = [&](const float2& one) { return one.y == 0 ? 0.0F : expf(one.x - largest); };
+  float total = mine.y * share(mine);
+  for (int s = lane + kWarp; s < splits; s += kWarp) {
+    const float2 one = __ldcg(states + s);
+    total = fmaf(one.y, share(one), total);
   }
-  total = BlockSum(total, shared.sums);
-  if (threadIdx.x == 0 && state != nullptr) state[blockIdx.x] = make_float2(largest, total);
+  total = WarpSum(total);
+  if (of_head == 0 && threadIdx.x == 0 && state != nullptr) state[own] = make_float2(largest, total);
   float sum = 0;
-  for (int s = side; side < side_by_side && s < splits; s += kMergeAtOnce * side_by_side) {
+  for (int s = side; s < end; s += kMergeAtOnce * sides) {
     if (s > side) load(s);
 #pragma unroll
-    for (int n = 0; n < kMergeAtOnce; ++n) {
-      const int own = s + n * side_by_side;
-      if (own < splits) sum = fmaf(shares[own], part[n], sum);
-    }
+    for (int n = 0; n < kMergeAtOnce; ++n) sum = fmaf(share(softmax[n]), part[n], sum);
   }
-  shared.parts[threadIdx.x] = sum;
+  shared.sums[warp][lane] = sum;
   __syncthreads();
-  if (side > 0) return;
-  for (int other = 1; other < side_by_side; ++other) sum += shared.parts[other * d + e];
-  out[Index{blockIdx.x} * d + e] = sum / total;
+  if (side > 0 || e >= d) return;
+  for (int other = 1; other < sides; ++other) sum += shared.sums[warp + other * own_runs][lane];
+  out[Index{own} * d + e] = sum / total;
 }
 
 }  // namespace unfold

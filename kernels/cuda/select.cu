@@ -138,14 +138,14 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   ClearForParts(shared);
   for (int word = threadIdx.x; word < kMarkWords; word += SelectThreads()) shared.marks[word] = 0;
-  WaitForWorkBefore();
   const auto& [scores, candidates, shape, finished, all_marks, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
   const unsigned group = static_cast<unsigned>(shape.heads) / static_cast<unsigned>(shape.kv_heads), list = row / group;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int count = candidates.gists == nullptr ? static_cast<int>(shape.gists) : candidates.counts[list];
   const float* mine = scores + row * shape.gists;
   unsigned* marks = all_marks + list * requests().MarkWords();
+  WaitForWorkBefore();
+  const int count = candidates.gists == nullptr ? static_cast<int>(shape.gists) : candidates.counts[list];
   const int words = (count + kWarp - 1) / kWarp;
   const bool marks_fit = words <= kMarkWords;
   const auto keep = [&](int i) {

@@ -55,14 +55,20 @@ struct EqualParts {
   }
 };
 
-// The scores of one head, as its block has them: thread t has every blockDim.x-th from t on, the first kHeldScores in
-// registers; the others are loaded again, as many at a time, for every look.
+// The scores of one head, as its block has them: thread t has every blockDim.x-th four from the t-th on, aligned, the
+// first kHeldScores in registers; the others are loaded again, as many at a time, for every look.
 //
 // What is done with few of them is a loop over those few, which loads them again: code for each of a thread's scores
 // would be read from memory once a launch, which takes longer than to run it.
 class Scores {
  public:
-  __device__ Scores(const float* from, int count) : from_(from), count_(count) { Load(0, held_); }
+  // A place is an index and `shift_`. What a four has of other memory is in the same 16 bytes.
+  __device__ Scores(const float* from, int count)
+      : shift_(static_cast<int>(reinterpret_cast<std::uintptr_t>(from) / sizeof(float) % kFour)),
+        end_(count + shift_),
+        from_(from - shift_) {
+    Load(0, held_);
+  }
 
   // each(best, worst), of every kBestOf scores of a thread. NaN is no score, and minus infinity no worst; infinities
   // where there is none.
@@ -70,11 +76,11 @@ class Scores {
   __device__ __forceinline__ void ForBest(Each each) const {
     ForRounds([&](int begin, const float(&scores)[kHeldScores]) {
 #pragma unroll
-      for (int eight = 0; eight < kHeldScores / kBestOf; ++eight) {
-        if (!AnyIn(eight, count_ - begin)) return;
+      for (int some = 0; some < kHeldScores; some += kBestOf) {
+        if (!AnyFrom(begin, some)) return;
         float best = -INFINITY, worst = INFINITY;
 #pragma unroll
-        for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) {
+        for (int n = some; n < some + kBestOf; ++n) {
           best = fmaxf(best, scores[n]);
           worst = fminf(worst, scores[n] == -INFINITY ? INFINITY : scores[n]);
         }
@@ -83,7 +89,7 @@ class Scores {
     });
   }
   // Of ForBest, at least.
-  __device__ __forceinline__ int NumBest() const { return (count_ + kBestOf - 1) / kBestOf; }
+  __device__ __forceinline__ int NumBest() const { return (end_ - shift_ + kBestOf - 1) / kBestOf; }
 
   // each(i, score) of those from part `lowest` on, in no order.
   template <typename Each>
@@ -96,42 +102,52 @@ class Scores {
       }
       if (lowest == 0) found = ~0U;
       for (; found != 0; found &= found - 1) {
-        const int i = begin + (__ffs(static_cast<int>(found)) - 1) * SelectThreads() + static_cast<int>(threadIdx.x);
-        if (i >= count_) return;
-        each(i, from_[i]);
+        const int place = PlaceOf(begin, __ffs(static_cast<int>(found)) - 1);
+        if (place >= shift_ && place < end_) each(place - shift_, from_[place]);
       }
     });
   }
 
  private:
-  static_assert(kHeldScores == 32);
-  // Whether a thread has any of an eight, so that all go the same way.
-  __device__ __forceinline__ static bool AnyIn(int eight, int left) { return eight * kBestOf * SelectThreads() < left; }
+  static constexpr int kFour = 4;
+  static_assert(kHeldScores == 32 && kBestOf % kFour == 0);
+  __device__ __forceinline__ static int PlaceOf(int begin, int n) {
+    return begin + (n / kFour * SelectThreads() + static_cast<int>(threadIdx.x)) * kFour + n % kFour;
+  }
+  // Whether a thread has any from its n-th on, so that all go the same way.
+  __device__ __forceinline__ bool AnyFrom(int begin, int n) const { return begin + n * SelectThreads() < end_; }
   __device__ __forceinline__ void Load(int begin, float (&to)[kHeldScores]) const {
 #pragma unroll
-    for (int eight = 0; eight < kHeldScores / kBestOf; ++eight) {
+    for (int some = 0; some < kHeldScores; some += kBestOf) {
 #pragma unroll
-      for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) to[n] = -INFINITY;
-      if (!AnyIn(eight, count_ - begin)) continue;
+      for (int n = some; n < some + kBestOf; ++n) to[n] = -INFINITY;
+      if (!AnyFrom(begin, some)) continue;
 #pragma unroll
-      for (int n = eight * kBestOf; n < (eight + 1) * kBestOf; ++n) {
-        const int i = begin + n * SelectThreads() + static_cast<int>(threadIdx.x);
-        if (i < count_) to[n] = from_[i];
+      for (int n = some; n < some + kBestOf; n += kFour) {
+        const int place = PlaceOf(begin, n);
+        if (place >= end_) continue;
+        const float4 four = *reinterpret_cast<const float4*>(from_ + place);
+        to[n] = four.x, to[n + 1] = four.y, to[n + 2] = four.z, to[n + 3] = four.w;
+        if (place >= shift_ && place + kFour <= end_) continue;
+#pragma unroll
+        for (int e = 0; e < kFour; ++e) {
+          if (place + e < shift_ || place + e >= end_) to[n + e] = -INFINITY;
+        }
       }
     }
   }
   template <typename Look>
   __device__ __forceinline__ void ForRounds(Look look) const {
     look(0, held_);
-    for (int begin = kHeldScores * SelectThreads(); begin < count_; begin += kHeldScores * SelectThreads()) {
+    for (int begin = kHeldScores * SelectThreads(); begin < end_; begin += kHeldScores * SelectThreads()) {
       float scores[kHeldScores];
       Load(begin, scores);
       look(begin, scores);
     }
   }
 
+  int shift_, end_;
   const float* from_;
-  int count_;
   float held_[kHeldScores];
 };
 

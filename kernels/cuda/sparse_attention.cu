@@ -18,21 +18,21 @@ constexpr Index kCallBytes = Index{384} << 20;  // that the splits of one launch
 constexpr std::size_t kMergeOrMassBytes = sizeof(MergeShared) > sizeof(MassShared) ? sizeof(MergeShared)
                                                                                    : sizeof(MassShared);
 
-// The same for all `merged` rows and heads of a request, and the attention mass of its last row, by the blocks after
-// those, `mass_at_once` a list.
+// Merges all rows and heads of a request by its first `merging` blocks, and adds the attention mass of its last row by
+// those after, `mass_at_once` a list.
 template <int kMost>
 __global__ void __launch_bounds__(kMergeThreads)
-    MergeAndMassKernel(const __grid_constant__ Together<AttendRequest, kMost> requests, unsigned merged,
-                       unsigned mass_at_once) {
-  extern __shared__ float shares[];
+    MergeAndMassKernel(const __grid_constant__ Together<AttendRequest, kMost> requests, unsigned merging,
+                       unsigned blocks_of_head, unsigned mass_at_once) {
   __shared__ alignas(16) unsigned char shared[kMergeOrMassBytes];
-  WaitForWorkBefore<WorkAfter::kWithThis>();
   const AttendRequest& own = requests();
-  if (blockIdx.x < merged) {
-    MergeHead(own.in, own.partials, own.out, nullptr, shares, *reinterpret_cast<MergeShared*>(shared));
-  } else if (own.mass != nullptr) {
-    AddKeptMass(own, mass_at_once, blockIdx.x - merged, *reinterpret_cast<MassShared*>(shared));
+  if (blockIdx.x < merging) {
+    MergeHead(own.in, own.partials, own.out, nullptr, blocks_of_head, *reinterpret_cast<MergeShared*>(shared),
+              WaitWithThis());
+    return;
   }
+  if (own.mass == nullptr) return WaitWithThis()();
+  AddKeptMass(own, mass_at_once, blockIdx.x - merging, *reinterpret_cast<MassShared*>(shared), WaitWithThis());
 }
 
 // Rows [begin, end) of a call as a call of their own.
@@ -54,10 +54,12 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
 
 Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows) {
   static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads && kMaxQueryDim <= kMergeThreads / 2);
+  // Of one request the splits are many and the heads few: a block for each 32 dims.
   const bool fewer = requests.front().partials.usual == kSplitsOfMany &&
                      requests.front().queries.heads_at_once * kItemsOfSplit <= kMergeThreads / 2;
   const AttentionInputs<__nv_bfloat16>& first = requests.front().in;
-  const Index merged = rows * first.queries.heads;
+  const Index blocks_of_head = requests.size() == 1 ? CeilDiv(first.queries.head_dim, kWarp) : 1;
+  const Index merging = rows * first.queries.heads * blocks_of_head;
   Index splits = 0;
   bool with_mass = false;
   for (const AttendRequest& request : requests) {
@@ -67,9 +69,10 @@ Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, I
   return LaunchTogether(requests, [&]<int kMost>(const Together<AttendRequest, kMost>& some, int count) {
     const Index at_once = with_mass ? SplitsAtOnce(context, first.kv_heads * count, splits) : 0;
     return context.Launch(MergeAndMassKernel<kMost>,
-                          {merged + first.kv_heads * at_once, fewer ? kMergeThreads / 2 : kMergeThreads,
-                           static_cast<std::size_t>(splits) * sizeof(float), "SparseAttention", false, count},
-                          some, static_cast<unsigned>(merged), static_cast<unsigned>(at_once));
+                          {merging + first.kv_heads * at_once, fewer ? kMergeThreads / 2 : kMergeThreads, 0,
+                           "SparseAttention", false, count},
+                          some, static_cast<unsigned>(merging), static_cast<unsigned>(blocks_of_head),
+                          static_cast<unsigned>(at_once));
   });
 }
 

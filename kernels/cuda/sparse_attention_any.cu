@@ -140,10 +140,8 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Kv>
 __global__ void __launch_bounds__(kMergeThreads)
     MergeKernel(const __grid_constant__ AttentionInputs<Kv> in, Partials partials, float* out, float2* state) {
-  extern __shared__ float shares[];
   __shared__ MergeShared shared;
-  WaitForWorkBefore();
-  MergeHead(in, partials, out, state, shares, shared);
+  MergeHead(in, partials, out, state, 1, shared, WaitHere());
 }
 
 // The attention mass on each chosen chunk, from the finished softmax: the keys' weights, summed over heads, then over
@@ -227,9 +225,8 @@ Status AttendInAnyForm(CudaContext& context, const SparseAttentionArgs& args) {
   const auto kernel = in.vectors ? AttendKernel<true, Kv> : AttendKernel<false, Kv>;
   kernel<<<static_cast<unsigned>(blocks), kThreads, kHeadsAtOnce * d * sizeof(float), context.stream()>>>(in, partials);
   UNFOLD_TRY(context.Launched("SparseAttention"));
-  const auto share_bytes = static_cast<std::size_t>(partials.splits) * sizeof(float);
-  UNFOLD_TRY(context.Launch(MergeKernel<Kv>, {rows_of_heads, kMergeThreads, share_bytes, "SparseAttention"}, in,
-                            partials, args.out.as<float>(), state));
+  UNFOLD_TRY(context.Launch(MergeKernel<Kv>, {rows_of_heads, kMergeThreads, 0, "SparseAttention"}, in, partials,
+                            args.out.as<float>(), state));
   return HasMass(args) ? AddMass(context, memory, args, in, state) : Status::Ok();
 }
 

@@ -64,7 +64,7 @@ TEST_P(SelectOnHost, KeepsTheBest) {
   const SelectCase& c = GetParam();
   const std::int64_t heads = c.kv_heads * c.group;
   std::mt19937 engine(11);
-  std::vector<float> scores(static_cast<std::size_t>(heads * c.gists));
+  std::vector<float> scores(static_cast<std::size_t>(heads * c.gists + 3));  // fours are read whole
   for (std::size_t i = 0; i < scores.size(); ++i) {
     scores[i] = MakeScore(c.kind, static_cast<std::int64_t>(i) % c.gists, engine);
   }
@@ -94,10 +94,10 @@ TEST_P(SelectOnHost, KeepsTheBest) {
 
 INSTANTIATE_TEST_SUITE_P(Ways, SelectOnHost,
                          ::testing::Values(SelectCase{3000, 40},                       // the best of each thread tell
-                                           SelectCase{3000, 700},                      // of some of its scores
+                                           SelectCase{3001, 700},                      // of some of its scores
                                            SelectCase{3000, 2500},                     // all are counted
                                            SelectCase{200, 300},                       // all are kept
-                                           SelectCase{20000, 300},                     // more than registers hold
+                                           SelectCase{20003, 300},                     // more than registers hold
                                            SelectCase{20000, 300, 0, Kind::kSteps},    //
                                            SelectCase{3000, 40, 0, Kind::kOutliers},   //
                                            SelectCase{3000, 40, 0, Kind::kTies},       // digit by digit, the rest
