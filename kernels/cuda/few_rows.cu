@@ -22,6 +22,7 @@
 // what the next launch reads to L2 (cp.async.bulk.prefetch.L2): nothing 4.85, 12 MB 4.90, 24 MB 5.04 (4.92). As it is,
 // with all kernels letting the work after come up when the work before is done: 4.85 (4.96).
 #include <algorithm>
+#include <climits>
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -34,8 +35,11 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
+constexpr int kWarps = 8;  // that multiply
+constexpr int kMultiplying = kWarps * kWarp;
+constexpr int kThreads = kMultiplying + kWarp;
+constexpr int kSides = 2;    // portions whose sums have a place
+constexpr int kPlaces = 16;  // of parts that a block was told
 constexpr int kTileColumns = kMmaRows;
 constexpr int kLaneStep = 8;          // dims of a step that a lane has, twice: 16 bytes of a row of weights
 constexpr int kHalf = 4 * kLaneStep;  // those of the lanes of a row
@@ -70,7 +74,8 @@ class WeightCursor {
     return static_cast<int>(threadIdx.x) / kWarp * kWarpStep + static_cast<int>(threadIdx.x) % 4 * kLaneStep;
   }
   // To the step after, if there was one here.
-  __device__ __forceinline__ void Copy(WeightStep& to, const int* told) {
+  template <typename Told>
+  __device__ __forceinline__ void Copy(WeightStep& to, Told told) {
     if (!place_.Inside()) {
       if (through_) return;
       place_.Next(told);
@@ -118,16 +123,17 @@ __device__ __forceinline__ uint4 LoadRight(const float* from) {
 template <typename X>
 __device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int dims, Bf16* to) {
   constexpr int kAtOnce = 10;
-  for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kThreads * kLaneStep) {
+  if (threadIdx.x >= kMultiplying) return;
+  for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kMultiplying * kLaneStep) {
     uint4 pairs[kAtOnce];
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) {
-      const int k = first + n * kThreads * kLaneStep;
+      const int k = first + n * kMultiplying * kLaneStep;
       pairs[n] = k < in.inner ? LoadRight(in.x + Index{row} * in.inner + k) : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) {
-      const int k = first + n * kThreads * kLaneStep;
+      const int k = first + n * kMultiplying * kLaneStep;
       if (k < dims) *reinterpret_cast<uint4*>(to + k) = pairs[n];
     }
   }
@@ -140,7 +146,7 @@ struct RowNorm {
   float epsilon = 0;
 };
 
-// A thread has every kThreads-th piece of eight elements, and keeps the first ones.
+// A thread that multiplies has every kMultiplying-th piece of eight elements, and keeps the first ones.
 class NormedRow {
  public:
   // Loads weights, which are older than the work before.
@@ -169,7 +175,8 @@ class NormedRow {
     float4 low, high;
   };
   __device__ __forceinline__ static int DimOf(int n) {
-    return (static_cast<int>(threadIdx.x) + n * kThreads) * kLaneStep;
+    if (threadIdx.x >= kMultiplying) return INT_MAX;
+    return (static_cast<int>(threadIdx.x) + n * kMultiplying) * kLaneStep;
   }
   __device__ __forceinline__ uint4 WeightsAt(int dim) const {
     return dim < in_.inner ? *reinterpret_cast<const uint4*>(norm_.weight + dim) : make_uint4(0, 0, 0, 0);
@@ -204,8 +211,9 @@ class NormedRow {
 template <int kRows>
 struct FewRowsShared {
   WeightStep ahead[kWarps][kStepsAhead];
-  float sums[2][kWarps][kTileColumns][kRows];
-  int told[Portions::kPlaces];
+  float sums[kSides][kWarps][kTileColumns][kRows];
+  int told[kPlaces];
+  unsigned num_told, ended, made[kSides];  // parts that were told, portions that are ended, and a count of each warp's
 
   __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }  // [rows, XStride]
 };
@@ -255,6 +263,27 @@ __device__ __forceinline__ void EndPortion(const FewRowsInputs<X>& in, const Por
   });
 }
 
+// The warp that ends portions, so that those that multiply go on without it: what it waits for, memory and other
+// blocks, takes as long as a step or two.
+template <typename X, int kRows>
+__device__ __forceinline__ void EndPortions(const FewRowsInputs<X>& in, const Portions& portions,
+                                            FewRowsShared<kRows>& shared, const Ends& ends, const Parts& parts) {
+  const int lane = threadIdx.x % kWarp;
+  int known = portions.LastKnown();
+  for (BlockPortion at(portions); at.Inside(); at.Next([&](int number) { return shared.told[number % kPlaces]; })) {
+    const int side = at.number() % kSides;
+    AwaitCount(&shared.made[side], kWarps * (at.number() / kSides + 1));
+    if (lane == 0 && portions.claims != nullptr) {
+      known = portions.Claim(known);
+      shared.told[(at.number() + 1 + portions.ahead) % kPlaces] = known;
+      RaiseCount(&shared.num_told);
+    }
+    EndPortion<X, kRows>(in, portions, at, shared.sums[side], ends, parts);
+    __syncwarp();
+    if (lane == 0) RaiseCount(&shared.ended);
+  }
+}
+
 // With kNormed x, of one row, is normed as it is loaded.
 template <typename X, int kRows, bool kNormed>
 __global__ void __launch_bounds__(kThreads, kMostBlocks)
@@ -263,14 +292,23 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
-  WeightStep* ahead = shared.ahead[warp];
+  const bool multiplies = warp < kWarps;
+  WeightStep* ahead = shared.ahead[multiplies ? warp : 0];
   WeightCursor<X> cursor(in, portions);
+  const auto told = [&](int number) {
+    AwaitCount(&shared.num_told, number - portions.ahead);
+    return shared.told[number % kPlaces];
+  };
+  if (multiplies) {
 #pragma unroll 1
-  for (int n = 0; n < kStepsAhead; ++n) {
-    cursor.Copy(ahead[n], shared.told);
-    CommitCopies();
+    for (int n = 0; n < kStepsAhead; ++n) {
+      cursor.Copy(ahead[n], told);
+      CommitCopies();
+    }
   }
   const int x_stride = XStride(in.inner), dims = x_stride - kHalf;
+  if (threadIdx.x == 0) shared.num_told = 0, shared.ended = 0;
+  if (threadIdx.x < kSides) shared.made[threadIdx.x] = 0;
   if constexpr (kNormed) {
     const NormedRow row(in, norm);
     WaitForWorkBefore<WorkAfter::kWithThis>();
@@ -280,17 +318,13 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
     for (int row = 0; row < in.rows; ++row) LoadX(in, row, dims, shared.x() + row * x_stride);
   }
   __syncthreads();
+  if (!multiplies) return EndPortions(in, portions, shared, ends, parts);
   // Columns of the right operand past the last row are copies of it, which nobody reads.
   const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + WeightCursor<X>::FirstDim();
-  int slot = 0, side = 0;
-  int known = portions.LastKnown();
-  for (BlockPortion at(portions); at.Inside(); at.Next(shared.told)) {
+  int slot = 0;
+  for (BlockPortion at(portions); at.Inside(); at.Next(told)) {
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
     for (int step = at.first; step < at.end; ++step) {
-      // Told at the barrier below, before copies come to it.
-      if (threadIdx.x == 0 && step == max(at.end - 2, at.first) && portions.claims != nullptr) {
-        known = portions.Claim(known);
-      }
       const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
                   right1 = *reinterpret_cast<const uint4*>(x + step * kStep + kHalf);
       WaitForCopies<kStepsAhead - 1>();
@@ -298,26 +332,22 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
       slot = slot + 1 == kStepsAhead ? 0 : slot + 1;
       const uint4 low = own.low[0][lane], high = own.high[0][lane];
       const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane];
-      cursor.Copy(own, shared.told);
+      cursor.Copy(own, told);
       CommitCopies();
       Mma(sums, {low.x, high.x, low.y, high.y}, right.x, right.y);
       Mma(others, {low.z, high.z, low.w, high.w}, right.z, right.w);
       Mma(sums, {low1.x, high1.x, low1.y, high1.y}, right1.x, right1.y);
       Mma(others, {low1.z, high1.z, low1.w, high1.w}, right1.z, right1.w);
     }
+    const int side = at.number() % kSides;
+    if (at.number() >= kSides) AwaitCount(&shared.ended, at.number() - kSides + 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = lane % 4 * 2 + i % 2;
       if (row < kRows) shared.sums[side][warp][group + i / 2 * 8][row] = sums[i] + others[i];
     }
-    if (threadIdx.x == 0) shared.told[(at.number() + 1 + portions.ahead) % Portions::kPlaces] = known;
-    __syncthreads();
-    // A warp ends the portion, each in its turn, while the others go on.
-    if (warp == at.number() % kWarps) {
-      EndPortion<X, kRows>(in, portions, at, shared.sums[side], ends, parts);
-      __syncwarp();
-    }
-    side ^= 1;  // the next tile's sums find the place of the tile before read: a barrier is between
+    __syncwarp();
+    if (lane == 0) RaiseCount(&shared.made[side]);
   }
 }
 

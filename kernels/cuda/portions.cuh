@@ -14,11 +14,10 @@ namespace unfold {
 // last ones: a block waits for those with the runs after its own, which thus never wait for a place.
 //
 // Claims: tiles are cut into parts of few steps; a block takes first every so many-th part, then, since
-// multiprocessors do not get the same share of the memory's rate, whichever is next. It claims late, and little at a
-// time: what the slowest has claimed is what all wait for.
+// multiprocessors do not get the same share of the memory's rate, whichever is next. Parts are small: what the slowest
+// block has claimed is what all wait for.
 struct Portions {
   static constexpr int kPartsToClaim = 4;  // of a block
-  static constexpr int kPlaces = 16;       // of parts that a block was told
 
   int tiles, of_tile;
   int each, more;  // steps of a run, or of a part of a tile; the first `more` have another
@@ -68,7 +67,9 @@ class BlockPortion {
     TakeOfRun();
   }
   __device__ __forceinline__ bool Inside() const { return first < end; }
-  __device__ __forceinline__ void Next(const int* told) {
+  // `told`: the parts that a block was told, by their number.
+  template <typename Told>
+  __device__ __forceinline__ void Next(Told told) {
     ++number_;
     if (portions_.claims == nullptr) {
       ++tile, first = 0;
@@ -76,7 +77,7 @@ class BlockPortion {
     } else if (number_ <= portions_.ahead) {
       Take(static_cast<int>(blockIdx.x + number_ * gridDim.x));
     } else {
-      Take(told[number_ % Portions::kPlaces]);
+      Take(told(number_));
     }
   }
   __device__ __forceinline__ int number() const { return number_; }

@@ -110,12 +110,14 @@ __device__ void Unite(unsigned* marks, int words, const std::int32_t* candidates
     if (lane == kWarp - 1) shared.sums[warp] = through;
     __syncthreads();
     const WarpSums sums = SumOfWarpsBefore(warp, SelectWarps(), shared);
-    int at = written + through - own + sums.before;
-    written += sums.all;
-    for (; bits != 0; bits &= bits - 1) {
-      const int i = word * kWarp + __ffs(static_cast<int>(bits)) - 1;
-      chosen[at++] = candidates == nullptr ? i : candidates[i];
+    int at = through - own + sums.before;
+    for (; bits != 0; bits &= bits - 1) shared.chosen()[at++] = word * kWarp + __ffs(static_cast<int>(bits)) - 1;
+    __syncthreads();
+    for (int n = threadIdx.x; n < sums.all; n += SelectThreads()) {
+      const std::int32_t i = shared.chosen()[n];
+      chosen[written + n] = candidates == nullptr ? i : candidates[i];
     }
+    written += sums.all;
   }
   if (threadIdx.x == 0) *chosen_count = written;
 }
@@ -133,7 +135,7 @@ struct SelectInputs {
 // One head of one row a block.
 template <int kMost>
 __global__ void __launch_bounds__(kMostSelectThreads)
-    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests) {
+    SelectKernel(const __grid_constant__ Together<SelectInputs, kMost> requests, int room) {
   extern __shared__ __align__(16) unsigned char memory[];
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   ClearForParts(shared);
@@ -157,7 +159,8 @@ __global__ void __launch_bounds__(kMostSelectThreads)
     }
   };
   const auto wanted = static_cast<int>(min(shape.top_k, Index{count}));
-  const bool by_parts = shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, count), wanted, shared, keep);
+  const bool by_parts =
+      shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, count, shared.scores(), room), wanted, shared, keep);
   if (!by_parts && count > 0) {
     __syncthreads();
     const Cut cut = FindCut(mine, count, shape, shared.radix);
@@ -238,8 +241,12 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
   }
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
     const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
+    // With the places before and behind that make fours of them.
+    const Index room = std::min(CeilDiv(most_gists + 6, 4) * 4, kMostHeldScores);
     return context.Launch(SelectKernel<kMost>,
-                          {rows * heads, threads, sizeof(SelectShared), "SelectChunks", false, count}, some);
+                          {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(float),
+                           "SelectChunks", false, count},
+                          some, static_cast<int>(room));
   });
 }
 

@@ -5,6 +5,7 @@
 #define UNFOLD_KERNELS_CUDA_SELECT_CUH_
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace unfold {
 
@@ -16,7 +17,7 @@ __device__ __forceinline__ int SelectWarps() { return static_cast<int>(blockDim.
 constexpr int kDigits = 256;
 constexpr int kScoreParts = 1024;
 constexpr int kPartsOfThread = kScoreParts / kLeastSelectThreads;
-constexpr int kHeldScores = 32;  // of a thread, in registers
+constexpr Index kMostHeldScores = 48 << 10;  // in shared memory
 constexpr int kBestOf = 8;
 constexpr int kMostMembers = 512;  // of the part in which the k-th lies
 
@@ -55,38 +56,49 @@ struct EqualParts {
   }
 };
 
-// The scores of one head, as its block has them: thread t has every blockDim.x-th four from the t-th on, aligned, the
-// first kHeldScores in registers; the others are loaded again, as many at a time, for every look.
+// The scores of one head, as its block has them: in shared memory as far as they have room, the others in memory, to be
+// loaded for every look. A thread has fours of them, aligned, blockDim.x fours apart.
 //
-// What is done with few of them is a loop over those few, which loads them again: code for each of a thread's scores
-// would be read from memory once a launch, which takes longer than to run it.
+// What is done with few of them is a loop over those few: code for each of a thread's scores would be read from memory
+// once a launch, which takes longer than to run it.
 class Scores {
  public:
-  // A place is an index and `shift_`. What a four has of other memory is in the same 16 bytes.
-  __device__ Scores(const float* from, int count)
+  // `held` has `room` places, a multiple of four. A place is an index and `shift_`; what a four has of other memory is
+  // in the same 16 bytes. A thread looks at those that it has copied itself, so no barrier stands behind.
+  __device__ Scores(const float* from, int count, float* held, int room)
       : shift_(static_cast<int>(reinterpret_cast<std::uintptr_t>(from) / sizeof(float) % kFour)),
         end_(count + shift_),
-        from_(from - shift_) {
-    Load(0, held_);
+        held_end_(min(room, end_)),
+        from_(from - shift_),
+        held_(held) {
+    for (int place = FirstPlace(); place < held_end_; place += Stride()) CopyAsync16(held + place, from_ + place, true);
+    CommitCopies();
+    WaitForCopies<0>();
+    for (int place = FirstPlace(); place < held_end_; place += Stride()) {
+      if (IsWhole(place)) continue;
+      for (int e = 0; e < kFour; ++e) {
+        if (place + e < shift_ || place + e >= end_) held[place + e] = -INFINITY;
+      }
+    }
   }
 
   // each(best, worst), of every kBestOf scores of a thread. NaN is no score, and minus infinity no worst; infinities
   // where there is none.
   template <typename Each>
   __device__ __forceinline__ void ForBest(Each each) const {
-    ForRounds([&](int begin, const float(&scores)[kHeldScores]) {
+    for (int place = FirstPlace(); place < end_; place += kBestOf / kFour * Stride()) {
+      float best = -INFINITY, worst = INFINITY;
 #pragma unroll
-      for (int some = 0; some < kHeldScores; some += kBestOf) {
-        if (!AnyFrom(begin, some)) return;
-        float best = -INFINITY, worst = INFINITY;
-#pragma unroll
-        for (int n = some; n < some + kBestOf; ++n) {
-          best = fmaxf(best, scores[n]);
-          worst = fminf(worst, scores[n] == -INFINITY ? INFINITY : scores[n]);
+      for (int n = 0; n < kBestOf / kFour; ++n) {
+        if (place + n * Stride() >= end_) break;
+        const float4 four = FourAt(place + n * Stride());
+        for (const float score : {four.x, four.y, four.z, four.w}) {
+          best = fmaxf(best, score);
+          worst = fminf(worst, score == -INFINITY ? INFINITY : score);
         }
-        each(best, worst);
       }
-    });
+      each(best, worst);
+    }
   }
   // Of ForBest, at least.
   __device__ __forceinline__ int NumBest() const { return (end_ - shift_ + kBestOf - 1) / kBestOf; }
@@ -94,61 +106,44 @@ class Scores {
   // each(i, score) of those from part `lowest` on, in no order.
   template <typename Each>
   __device__ __forceinline__ void ForPartsFrom(const EqualParts& parts, int lowest, Each each) const {
-    ForRounds([&](int begin, const float(&scores)[kHeldScores]) {
+    const auto least = static_cast<float>(lowest);
+    for (int begin = FirstPlace(); begin < end_; begin += kFoursAtOnce * Stride()) {
       unsigned found = 0;
-#pragma unroll
-      for (int n = 0; n < kHeldScores; ++n) {
-        found |= parts.Place(scores[n]) >= static_cast<float>(lowest) ? 1U << n : 0U;
+#pragma unroll 4
+      for (int n = 0; n < kFoursAtOnce; ++n) {
+        const int place = begin + n * Stride();
+        if (place >= end_) break;
+        const float4 four = FourAt(place);
+        const unsigned own = (parts.Place(four.x) >= least ? 1U : 0U) | (parts.Place(four.y) >= least ? 2U : 0U) |
+                             (parts.Place(four.z) >= least ? 4U : 0U) | (parts.Place(four.w) >= least ? 8U : 0U);
+        found |= (lowest == 0 ? 15U : own) << (kFour * n);
       }
-      if (lowest == 0) found = ~0U;
       for (; found != 0; found &= found - 1) {
-        const int place = PlaceOf(begin, __ffs(static_cast<int>(found)) - 1);
-        if (place >= shift_ && place < end_) each(place - shift_, from_[place]);
+        const int n = __ffs(static_cast<int>(found)) - 1, place = begin + n / kFour * Stride() + n % kFour;
+        if (place >= shift_ && place < end_) each(place - shift_, place < held_end_ ? held_[place] : from_[place]);
       }
-    });
+    }
   }
 
  private:
-  static constexpr int kFour = 4;
-  static_assert(kHeldScores == 32 && kBestOf % kFour == 0);
-  __device__ __forceinline__ static int PlaceOf(int begin, int n) {
-    return begin + (n / kFour * SelectThreads() + static_cast<int>(threadIdx.x)) * kFour + n % kFour;
-  }
-  // Whether a thread has any from its n-th on, so that all go the same way.
-  __device__ __forceinline__ bool AnyFrom(int begin, int n) const { return begin + n * SelectThreads() < end_; }
-  __device__ __forceinline__ void Load(int begin, float (&to)[kHeldScores]) const {
-#pragma unroll
-    for (int some = 0; some < kHeldScores; some += kBestOf) {
-#pragma unroll
-      for (int n = some; n < some + kBestOf; ++n) to[n] = -INFINITY;
-      if (!AnyFrom(begin, some)) continue;
-#pragma unroll
-      for (int n = some; n < some + kBestOf; n += kFour) {
-        const int place = PlaceOf(begin, n);
-        if (place >= end_) continue;
-        const float4 four = *reinterpret_cast<const float4*>(from_ + place);
-        to[n] = four.x, to[n + 1] = four.y, to[n + 2] = four.z, to[n + 3] = four.w;
-        if (place >= shift_ && place + kFour <= end_) continue;
-#pragma unroll
-        for (int e = 0; e < kFour; ++e) {
-          if (place + e < shift_ || place + e >= end_) to[n + e] = -INFINITY;
-        }
-      }
+  static constexpr int kFour = 4, kFoursAtOnce = 32 / kFour;
+  __device__ __forceinline__ static int FirstPlace() { return kFour * static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ static int Stride() { return kFour * SelectThreads(); }
+  __device__ __forceinline__ bool IsWhole(int place) const { return place >= shift_ && place + kFour <= end_; }
+  __device__ __forceinline__ float4 FourAt(int place) const {
+    if (place < held_end_) return *reinterpret_cast<const float4*>(held_ + place);
+    float4 four = *reinterpret_cast<const float4*>(from_ + place);
+    if (!IsWhole(place)) {  // the last one: the first are held
+      if (place + 1 >= end_) four.y = -INFINITY;
+      if (place + 2 >= end_) four.z = -INFINITY;
+      if (place + 3 >= end_) four.w = -INFINITY;
     }
-  }
-  template <typename Look>
-  __device__ __forceinline__ void ForRounds(Look look) const {
-    look(0, held_);
-    for (int begin = kHeldScores * SelectThreads(); begin < end_; begin += kHeldScores * SelectThreads()) {
-      float scores[kHeldScores];
-      Load(begin, scores);
-      look(begin, scores);
-    }
+    return four;
   }
 
-  int shift_, end_;
+  int shift_, end_, held_end_;
   const float* from_;
-  float held_[kHeldScores];
+  const float* held_;
 };
 
 struct RadixShared {
@@ -168,7 +163,7 @@ struct PartsShared {
 // Marks of the candidates that a head keeps, before they are added to its list's: those of a list as long as this.
 constexpr int kMarkWords = 2048;
 
-struct SelectShared {
+struct alignas(16) SelectShared {
   unsigned marks[kMarkWords];
   unsigned least, largest;  // ranks
   int sums[kMostSelectThreads / kWarp];
@@ -179,6 +174,10 @@ struct SelectShared {
     RadixShared radix;
     PartsShared parts;
   };
+
+  // Behind it: scores, then chosen candidates on their way to memory. Room for those of a list, or kMostHeldScores.
+  __device__ __forceinline__ float* scores() { return reinterpret_cast<float*>(this + 1); }
+  __device__ __forceinline__ std::int32_t* chosen() { return reinterpret_cast<std::int32_t*>(this + 1); }
 };
 
 // Before KeepByParts, and a barrier.
@@ -210,7 +209,7 @@ __device__ __forceinline__ WarpSums SumOfWarpsBefore(int warp, int warps, const 
 }
 
 // The part in which the wanted-th best lies, and how many lie in parts above it, from the counts of all parts.
-static __device__ __noinline__ void FindPart(const int (&counts)[kScoreParts], int wanted, SelectShared& shared) {
+__device__ inline void FindPart(const int (&counts)[kScoreParts], int wanted, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   // Each of the first threads has some parts, the best thread first.
   const bool takes_part = threadIdx.x < kLeastSelectThreads;
