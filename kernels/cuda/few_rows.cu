@@ -22,7 +22,6 @@
 // what the next launch reads to L2 (cp.async.bulk.prefetch.L2): nothing 4.85, 12 MB 4.90, 24 MB 5.04 (4.92). As it is,
 // with all kernels letting the work after come up when the work before is done: 4.85 (4.96).
 #include <algorithm>
-#include <climits>
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -35,11 +34,8 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 
-constexpr int kWarps = 8;  // that multiply
-constexpr int kMultiplying = kWarps * kWarp;
-constexpr int kThreads = kMultiplying + kWarp;
-constexpr int kSides = 2;    // portions whose sums have a place
-constexpr int kPlaces = 16;  // of parts that a block was told
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
 constexpr int kTileColumns = kMmaRows;
 constexpr int kLaneStep = 8;          // dims of a step that a lane has, twice: 16 bytes of a row of weights
 constexpr int kHalf = 4 * kLaneStep;  // those of the lanes of a row
@@ -54,7 +50,6 @@ constexpr Index kMostX = 48 << 10;  // elements of x, in shared memory: 96 KiB
 template <typename X>
 using FewRowsInputs = TiledProducts<X, kTileColumns>;
 using Ends = TileEnds<kTileColumns * kFewRows>;
-using Parts = TileParts<kTileColumns * kFewRows>;
 
 // What the lanes of a warp have of the weights in a step, each as it has copied it: of rows g and g + 8 of a tile.
 struct WeightStep {
@@ -74,8 +69,7 @@ class WeightCursor {
     return static_cast<int>(threadIdx.x) / kWarp * kWarpStep + static_cast<int>(threadIdx.x) % 4 * kLaneStep;
   }
   // To the step after, if there was one here.
-  template <typename Told>
-  __device__ __forceinline__ void Copy(WeightStep& to, Told told) {
+  __device__ __forceinline__ void Copy(WeightStep& to, const int* told) {
     if (!place_.Inside()) {
       if (through_) return;
       place_.Next(told);
@@ -123,17 +117,16 @@ __device__ __forceinline__ uint4 LoadRight(const float* from) {
 template <typename X>
 __device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int dims, Bf16* to) {
   constexpr int kAtOnce = 10;
-  if (threadIdx.x >= kMultiplying) return;
-  for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kMultiplying * kLaneStep) {
+  for (int first = threadIdx.x * kLaneStep; first < dims; first += kAtOnce * kThreads * kLaneStep) {
     uint4 pairs[kAtOnce];
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) {
-      const int k = first + n * kMultiplying * kLaneStep;
+      const int k = first + n * kThreads * kLaneStep;
       pairs[n] = k < in.inner ? LoadRight(in.x + Index{row} * in.inner + k) : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) {
-      const int k = first + n * kMultiplying * kLaneStep;
+      const int k = first + n * kThreads * kLaneStep;
       if (k < dims) *reinterpret_cast<uint4*>(to + k) = pairs[n];
     }
   }
@@ -146,7 +139,7 @@ struct RowNorm {
   float epsilon = 0;
 };
 
-// A thread that multiplies has every kMultiplying-th piece of eight elements, and keeps the first ones.
+// A thread has every kThreads-th piece of eight elements, and keeps the first ones.
 class NormedRow {
  public:
   // Loads weights, which are older than the work before.
@@ -175,8 +168,7 @@ class NormedRow {
     float4 low, high;
   };
   __device__ __forceinline__ static int DimOf(int n) {
-    if (threadIdx.x >= kMultiplying) return INT_MAX;
-    return (static_cast<int>(threadIdx.x) + n * kMultiplying) * kLaneStep;
+    return (static_cast<int>(threadIdx.x) + n * kThreads) * kLaneStep;
   }
   __device__ __forceinline__ uint4 WeightsAt(int dim) const {
     return dim < in_.inner ? *reinterpret_cast<const uint4*>(norm_.weight + dim) : make_uint4(0, 0, 0, 0);
@@ -211,104 +203,30 @@ class NormedRow {
 template <int kRows>
 struct FewRowsShared {
   WeightStep ahead[kWarps][kStepsAhead];
-  float sums[kSides][kWarps][kTileColumns][kRows];
-  int told[kPlaces];
-  unsigned num_told, ended, made[kSides];  // parts that were told, portions that are ended, and a count of each warp's
+  float sums[2][kWarps][kTileColumns][kRows];
+  int told[Portions::kPlaces];
 
   __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }  // [rows, XStride]
 };
 // Whole steps, and half a warp's more, so that rows begin in different banks.
 __host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1) / kStep * kStep + kHalf; }
 
-// What is done with a portion's sums, those of each warp: they are given away, or are, with those given, a tile's. A
-// whole warp.
-template <typename X, int kRows>
-__device__ __forceinline__ void EndPortion(const FewRowsInputs<X>& in, const Portions& portions, const BlockPortion& at,
-                                           const float (&sums)[kWarps][kTileColumns][kRows], const Ends& ends,
-                                           const Parts& parts) {
-  const auto for_sums = [&](int columns, auto each) {
-    for (int i = static_cast<int>(threadIdx.x) % kWarp; i < columns * kRows; i += kWarp) {
-      if (i % kRows < in.rows) each(i);
-    }
-  };
-  const auto own_sum = [&](int i) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += sums[w][i / kRows][i % kRows];
-    return sum;
-  };
-  const bool claimed_in_parts = portions.parts > 1;
-  if (claimed_in_parts) {
-    for_sums(kTileColumns, [&](int i) { parts.Give(at.tile, at.part(), i, own_sum(i)); });
-    if (!parts.AreAllThere(at.tile)) return;
-  } else if (at.first > 0) {
-    return for_sums(kTileColumns, [&](int i) { ends.Give(portions.RunOfBlock(), i, own_sum(i)); });
-  }
-  const auto whole_sum = [&](int i) {
-    if (claimed_in_parts) return parts.Sum(at.tile, i);
-    float sum = own_sum(i);
-    const int tile_end = (at.tile + 1) * portions.of_tile;
-    if (at.end == portions.of_tile) return sum;
-    // With those of the runs that have the rest of the tile.
-    for (int run = portions.RunOfBlock() + 1; portions.BeginOf(run) < tile_end; ++run) sum += ends.Take(run, i);
-    return sum;
-  };
-  const TiledProduct<kTileColumns>& product = in.ProductOf(at.tile);
-  const int columns = product.TileColumns();
-  for_sums(columns, [&](int i) {
-    const Index n = Index{at.tile - product.first_tile} * columns + i / kRows;
-    float sum = whole_sum(i);
-    if (product.up != nullptr) sum = Silu(sum) * whole_sum(i + columns * kRows);
-    if (n < product.columns) product.out.Put(i % kRows * product.columns + n, n, sum);
-  });
-}
-
-// The warp that ends portions, so that those that multiply go on without it: what it waits for, memory and other
-// blocks, takes as long as a step or two.
-template <typename X, int kRows>
-__device__ __forceinline__ void EndPortions(const FewRowsInputs<X>& in, const Portions& portions,
-                                            FewRowsShared<kRows>& shared, const Ends& ends, const Parts& parts) {
-  const int lane = threadIdx.x % kWarp;
-  int known = portions.LastKnown();
-  for (BlockPortion at(portions); at.Inside(); at.Next([&](int number) { return shared.told[number % kPlaces]; })) {
-    const int side = at.number() % kSides;
-    AwaitCount(&shared.made[side], kWarps * (at.number() / kSides + 1));
-    if (lane == 0 && portions.claims != nullptr) {
-      known = portions.Claim(known);
-      shared.told[(at.number() + 1 + portions.ahead) % kPlaces] = known;
-      RaiseCount(&shared.num_told);
-    }
-    EndPortion<X, kRows>(in, portions, at, shared.sums[side], ends, parts);
-    __syncwarp();
-    if (lane == 0) RaiseCount(&shared.ended);
-  }
-}
-
 // With kNormed x, of one row, is normed as it is loaded.
 template <typename X, int kRows, bool kNormed>
 __global__ void __launch_bounds__(kThreads, kMostBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in, const __grid_constant__ RowNorm norm,
-                  const __grid_constant__ Portions portions, Ends ends, Parts parts) {
+                  const __grid_constant__ Portions portions, Ends ends) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
-  const bool multiplies = warp < kWarps;
-  WeightStep* ahead = shared.ahead[multiplies ? warp : 0];
+  WeightStep* ahead = shared.ahead[warp];
   WeightCursor<X> cursor(in, portions);
-  const auto told = [&](int number) {
-    AwaitCount(&shared.num_told, number - portions.ahead);
-    return shared.told[number % kPlaces];
-  };
-  if (multiplies) {
 #pragma unroll 1
-    for (int n = 0; n < kStepsAhead; ++n) {
-      cursor.Copy(ahead[n], told);
-      CommitCopies();
-    }
+  for (int n = 0; n < kStepsAhead; ++n) {
+    cursor.Copy(ahead[n], shared.told);
+    CommitCopies();
   }
   const int x_stride = XStride(in.inner), dims = x_stride - kHalf;
-  if (threadIdx.x == 0) shared.num_told = 0, shared.ended = 0;
-  if (threadIdx.x < kSides) shared.made[threadIdx.x] = 0;
   if constexpr (kNormed) {
     const NormedRow row(in, norm);
     WaitForWorkBefore<WorkAfter::kWithThis>();
@@ -318,11 +236,13 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
     for (int row = 0; row < in.rows; ++row) LoadX(in, row, dims, shared.x() + row * x_stride);
   }
   __syncthreads();
-  if (!multiplies) return EndPortions(in, portions, shared, ends, parts);
   // Columns of the right operand past the last row are copies of it, which nobody reads.
   const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + WeightCursor<X>::FirstDim();
-  int slot = 0;
-  for (BlockPortion at(portions); at.Inside(); at.Next(told)) {
+  int slot = 0, side = 0;
+  int known = portions.LastKnown();
+  for (BlockPortion at(portions); at.Inside(); at.Next(shared.told)) {
+    // Told at the barrier below, before copies come to it.
+    if (threadIdx.x == 0 && portions.claims != nullptr) known = portions.Claim(known);
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
     for (int step = at.first; step < at.end; ++step) {
       const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
@@ -332,22 +252,50 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
       slot = slot + 1 == kStepsAhead ? 0 : slot + 1;
       const uint4 low = own.low[0][lane], high = own.high[0][lane];
       const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane];
-      cursor.Copy(own, told);
+      cursor.Copy(own, shared.told);
       CommitCopies();
       Mma(sums, {low.x, high.x, low.y, high.y}, right.x, right.y);
       Mma(others, {low.z, high.z, low.w, high.w}, right.z, right.w);
       Mma(sums, {low1.x, high1.x, low1.y, high1.y}, right1.x, right1.y);
       Mma(others, {low1.z, high1.z, low1.w, high1.w}, right1.z, right1.w);
     }
-    const int side = at.number() % kSides;
-    if (at.number() >= kSides) AwaitCount(&shared.ended, at.number() - kSides + 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = lane % 4 * 2 + i % 2;
       if (row < kRows) shared.sums[side][warp][group + i / 2 * 8][row] = sums[i] + others[i];
     }
-    __syncwarp();
-    if (lane == 0) RaiseCount(&shared.made[side]);
+    if (threadIdx.x == 0) shared.told[(at.number() + 1 + portions.ahead) % Portions::kPlaces] = known;
+    __syncthreads();
+    const int column = static_cast<int>(threadIdx.x) / kRows, row = static_cast<int>(threadIdx.x) % kRows;
+    const auto own_sum = [&](int c) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += shared.sums[side][w][c][row];
+      return sum;
+    };
+    // With those of the runs that have the rest of the tile.
+    const auto whole_sum = [&](int c) {
+      float sum = own_sum(c);
+      const int tile_end = (at.tile + 1) * portions.of_tile;
+      if (at.end == portions.of_tile) return sum;
+      for (int run = portions.RunOfBlock() + 1; portions.BeginOf(run) < tile_end; ++run) {
+        sum += ends.Take(run, c * kRows + row);
+      }
+      return sum;
+    };
+    const TiledProduct<kTileColumns>& product = in.ProductOf(at.tile);
+    const int columns = product.TileColumns();
+    if (column < kTileColumns && row < in.rows) {
+      if (at.first > 0) {
+        ends.Give(portions.RunOfBlock(), column * kRows + row, own_sum(column));
+      } else if (column < columns) {
+        const Index n = Index{at.tile - product.first_tile} * columns + column;
+        float sum = whole_sum(column);
+        if (product.up != nullptr) sum = Silu(sum) * whole_sum(column + columns);
+        if (n < product.columns) product.out.Put(row * product.columns + n, n, sum);
+      }
+    }
+    side ^= 1;  // the next tile's sums find the place of the tile before read: a barrier is between
   }
 }
 
@@ -360,16 +308,11 @@ Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& n
   const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();
   const auto of_tile = static_cast<int>(CeilDiv(in.inner, kStep));
   const Index blocks = std::min(Index{of_tile} * in.tiles, at_once);
+  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(2 * blocks * kTileColumns * kFewRows, "MatMul"));
   Portions portions(in.tiles, of_tile, kStepsAhead, blocks);
-  CallMemory memory(context, "MatMul");
-  const Index parts = portions.parts > 1 ? Index{in.tiles} * portions.parts : 0;
-  auto* sums = memory.Array<float>(parts * kTileColumns * kFewRows);
-  UNFOLD_TRY(memory.status());
-  const Index words = portions.claimed ? 1 + in.tiles : 2 * blocks * kTileColumns * kFewRows;
-  UNFOLD_TRY_ASSIGN(unsigned* counters, context.Counters(words, "MatMul"));
-  if (portions.claimed) portions.claims = counters;
+  if (portions.AreManyFor(blocks)) portions.claims = counters;
   return context.Launch(FewRowsKernel<X, kRows, kNormed>, {blocks, kThreads, bytes, "MatMul"}, in, norm, portions,
-                        Ends(counters), Parts(sums, counters + 1, portions.parts));
+                        Ends(counters));
 }
 
 template <typename X>

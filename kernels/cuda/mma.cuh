@@ -46,19 +46,6 @@ __device__ __forceinline__ void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kOpen) : "memory");
 }
 
-// A count in shared memory by which warps tell others of their block what they have written: one lane of each, after
-// __syncwarp, and whoever waits for it.
-__device__ __forceinline__ void RaiseCount(unsigned* count) {
-  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(count));
-  asm volatile("red.release.cta.shared.add.u32 [%0], 1;\n" ::"r"(at) : "memory");
-}
-__device__ __forceinline__ void AwaitCount(const unsigned* count, unsigned least) {
-  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(count));
-  unsigned now;
-  do asm volatile("ld.acquire.cta.shared.u32 %0, [%1];\n" : "=r"(now) : "r"(at) : "memory");
-  while (now < least);
-}
-
 // Four 8 x 8 matrices of 16-bit elements from shared memory; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void LoadMatrices(unsigned (&to)[4], const void* row) {
   const auto from = static_cast<unsigned>(__cvta_generic_to_shared(row));

@@ -10,42 +10,35 @@ namespace unfold {
 
 // What each block works on, portion by portion: steps of one tile.
 //
-// Runs, where there are few steps: those of all tiles, tile by tile, cut evenly. Blocks that come up first have the
-// last ones: a block waits for those with the runs after its own, which thus never wait for a place.
-//
-// Claims: tiles are cut into parts of few steps; a block takes first every so many-th part, then, since
-// multiprocessors do not get the same share of the memory's rate, whichever is next. Parts are small: what the slowest
-// block has claimed is what all wait for.
+// Runs: the steps of all tiles, tile by tile, cut evenly. Blocks that come up first have the last ones: a block waits
+// for those with the runs after its own, which thus never wait for a place. Claims, where there are many tiles: first
+// every so many-th, then, since multiprocessors do not get the same share of the memory's rate, whichever is next.
 struct Portions {
-  static constexpr int kPartsToClaim = 4;  // of a block
+  static constexpr int kTilesToClaim = 4;  // of a block
+  static constexpr int kPlaces = 16;       // of tiles that a block was told
 
   int tiles, of_tile;
-  int each, more;  // steps of a run, or of a part of a tile; the first `more` have another
-  int ahead = 0;   // parts that copies may be ahead
-  int parts = 1;   // of a tile
-  bool claimed = false;
+  int each, more;              // steps of a run; the first `more` have another
+  int ahead;                   // portions that copies may be ahead
   unsigned* claims = nullptr;  // claimed so far; null: runs. Zero before a launch, and after it
 
-  Portions(int tiles, int of_tile, int steps_ahead, Index blocks) : tiles(tiles), of_tile(of_tile) {
-    const int most_parts = std::max(of_tile / steps_ahead, 1);
-    claimed = Index{tiles} * most_parts >= kPartsToClaim * blocks;
-    if (claimed) parts = most_parts;
-    const Index steps = claimed ? of_tile : Index{tiles} * of_tile, cuts = claimed ? parts : blocks;
-    each = static_cast<int>(steps / cuts);
-    more = static_cast<int>(steps % cuts);
-    if (claimed) ahead = (steps_ahead + each - 1) / each;
-  }
+  Portions(int tiles, int of_tile, int steps_ahead, Index blocks)
+      : tiles(tiles),
+        of_tile(of_tile),
+        each(static_cast<int>(Index{tiles} * of_tile / blocks)),
+        more(static_cast<int>(Index{tiles} * of_tile % blocks)),
+        ahead((steps_ahead + of_tile - 1) / of_tile) {}
+  bool AreManyFor(Index blocks) const { return tiles >= kTilesToClaim * blocks; }
 
   __device__ __forceinline__ int RunOfBlock() const { return static_cast<int>(gridDim.x - 1 - blockIdx.x); }
-  // Of a run among all steps, or of a part among those of its tile.
-  __device__ __forceinline__ int BeginOf(int cut) const { return cut * each + min(cut, more); }
-  // The last part that a block knows without a claim.
+  __device__ __forceinline__ int BeginOf(int run) const { return run * each + min(run, more); }
+  // The last tile that a block knows without a claim.
   __device__ __forceinline__ int LastKnown() const { return static_cast<int>(blockIdx.x + ahead * gridDim.x); }
-  // The part after one that was told. Each block is told once that there are no more, so that the last claim of all
+  // The tile after one that was told. Each block is told once that there are no more, so that the last claim of all
   // leaves a zero.
   __device__ __forceinline__ int Claim(int before) const {
-    if (before >= tiles * parts) return before;
-    const unsigned known = (ahead + 1) * gridDim.x, last = static_cast<unsigned>(tiles * parts) - ahead * gridDim.x - 1;
+    if (before >= tiles) return before;
+    const unsigned known = (ahead + 1) * gridDim.x, last = static_cast<unsigned>(tiles) - ahead * gridDim.x - 1;
     return static_cast<int>(known + atomicInc(claims, last));
   }
 };
@@ -57,46 +50,42 @@ class BlockPortion {
 
   __device__ __forceinline__ explicit BlockPortion(const Portions& portions) : portions_(portions) {
     if (portions.claims != nullptr) {
-      Take(static_cast<int>(blockIdx.x));
-      return;
+      first = left_ = 0;
+      tile = static_cast<int>(blockIdx.x);
+    } else {
+      const int run = portions.RunOfBlock(), begin = portions.BeginOf(run);
+      left_ = portions.BeginOf(run + 1) - begin;
+      tile = static_cast<int>(static_cast<unsigned>(begin) / static_cast<unsigned>(portions.of_tile));
+      first = begin - tile * portions.of_tile;
     }
-    const int run = portions.RunOfBlock(), begin = portions.BeginOf(run);
-    left_ = portions.BeginOf(run + 1) - begin;
-    tile = static_cast<int>(static_cast<unsigned>(begin) / static_cast<unsigned>(portions.of_tile));
-    first = begin - tile * portions.of_tile;
-    TakeOfRun();
+    SetEnd();
   }
   __device__ __forceinline__ bool Inside() const { return first < end; }
-  // `told`: the parts that a block was told, by their number.
-  template <typename Told>
-  __device__ __forceinline__ void Next(Told told) {
+  __device__ __forceinline__ void Next(const int* told) {
     ++number_;
     if (portions_.claims == nullptr) {
-      ++tile, first = 0;
-      TakeOfRun();
+      ++tile;
     } else if (number_ <= portions_.ahead) {
-      Take(static_cast<int>(blockIdx.x + number_ * gridDim.x));
+      tile += static_cast<int>(gridDim.x);
     } else {
-      Take(told(number_));
+      tile = told[number_ % Portions::kPlaces];
     }
+    first = 0;
+    SetEnd();
   }
   __device__ __forceinline__ int number() const { return number_; }
-  // Of the tile, with claims.
-  __device__ __forceinline__ int part() const { return part_; }
 
  private:
-  __device__ __forceinline__ void Take(int part) {
-    tile = static_cast<int>(static_cast<unsigned>(part) / static_cast<unsigned>(portions_.parts));
-    part_ = part - tile * portions_.parts;
-    first = portions_.BeginOf(part_);
-    end = tile < portions_.tiles ? portions_.BeginOf(part_ + 1) : first;
-  }
-  __device__ __forceinline__ void TakeOfRun() {
+  __device__ __forceinline__ void SetEnd() {
+    if (portions_.claims != nullptr) {
+      end = tile < portions_.tiles ? portions_.of_tile : 0;
+      return;
+    }
     end = min(portions_.of_tile, first + left_);
     left_ -= end - first;
   }
   const Portions& portions_;
-  int left_ = 0, part_ = 0, number_ = 0;
+  int left_, number_ = 0;
 };
 
 // Sums of the first portion of each run, where it is not the beginning of a tile, for the block that has that: [runs,
@@ -121,51 +110,6 @@ class TileEnds {
     return at_ + Index{run} * kMostSums + of_tile;
   }
   unsigned long long* at_;
-};
-
-// Sums of the parts of tiles that are claimed, for the block that is the last of a tile: [tiles, parts, most sums].
-template <int kMostSums>
-class TileParts {
- public:
-  // `arrived`: of each tile a count, zero before a launch, and after it.
-  TileParts(float* sums, unsigned* arrived, int parts) : sums_(sums), arrived_(arrived), parts_(parts) {}
-
-  __device__ __forceinline__ void Give(int tile, int part, int of_tile, float sum) const {
-    __stcg(Place(tile, part) + of_tile, sum);
-  }
-  // By a whole warp that has given all sums of a part: whether those of all others are there.
-  __device__ __forceinline__ bool AreAllThere(int tile) const {
-    __syncwarp();
-    int last = 0;
-    if (threadIdx.x % kWarp == 0) {
-      __threadfence();
-      last = atomicInc(arrived_ + tile, parts_ - 1) == parts_ - 1 ? 1 : 0;
-      __threadfence();
-    }
-    return __shfl_sync(kAllLanes, last, 0) != 0;
-  }
-  // In the order of the parts, whichever came first.
-  __device__ __forceinline__ float Sum(int tile, int of_tile) const {
-    float sum = 0;
-    for (int first = 0; first < static_cast<int>(parts_); first += kAtOnce) {
-      float own[kAtOnce];
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) {
-        own[n] = first + n < static_cast<int>(parts_) ? __ldcg(Place(tile, first + n) + of_tile) : 0.0F;
-      }
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) sum += own[n];
-    }
-    return sum;
-  }
-
- private:
-  static constexpr int kAtOnce = 4;  // loads under way
-  __device__ __forceinline__ float* Place(int tile, int part) const {
-    return sums_ + (Index{tile} * parts_ + part) * kMostSums;
-  }
-  float* sums_;
-  unsigned *arrived_, parts_;
 };
 
 }  // namespace unfold

@@ -123,7 +123,6 @@ inline void RunBlocks(unsigned blocks, unsigned threads, const std::function<voi
 
 // What kernels call, by CUDA's names.
 inline void __syncthreads() { unfold::on_host::block_barrier->arrive_and_wait(); }
-inline void __syncwarp() { unfold::on_host::OwnWarp().barrier.arrive_and_wait(); }
 inline void __threadfence() {}  // blocks run one after another
 template <typename T>
 T __shfl_sync(unsigned, T value, int lane) {
@@ -142,7 +141,6 @@ template <typename T>
 T __ldcg(const T* from) {
   return *from;
 }
-inline void __stcg(float* to, float value) { *to = value; }
 inline void __stcg(unsigned long long* to, unsigned long long value) { std::atomic_ref(*to).store(value); }
 inline unsigned atomicInc(unsigned* at, unsigned last) {
   std::atomic_ref<unsigned> value(*at);

@@ -23,11 +23,6 @@ void WaitForCopies() {
   on_host::FinishCopies(kOpen);
 }
 
-inline void RaiseCount(unsigned* count) { std::atomic_ref(*count).fetch_add(1); }
-inline void AwaitCount(const unsigned* count, unsigned least) {
-  while (std::atomic_ref(*const_cast<unsigned*>(count)).load() < least) std::this_thread::yield();
-}
-
 // Lane l gives the address of row l % 8 of matrix l / 8, and gets its pair of row l / 4 of each.
 inline void LoadMatrices(unsigned (&to)[4], const void* row) {
   for (unsigned matrix = 0; matrix < 4; ++matrix) {
