@@ -159,6 +159,8 @@ struct ChosenGists {
   Tensor counts;  // i32 [T, Hk]
 };
 
+constexpr std::int64_t kScoresOfBest = 16;
+
 // The gists of one level that are candidates for a query row and key/value head: the children of `parents`, the gists
 // chosen at the level above, or all of the level when `parents` is not set (method.md 4.4). Candidate i is the i-th in
 // ascending order; what an op reads or writes per candidate stands at i, so work grows with candidates alone.
@@ -171,6 +173,9 @@ struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidat
   int level = 0;
   ChosenGists parents{};
   Tensor scores;  // f32 [T, H, C_level]; past the last candidate nothing is written
+  // Optional: f32 [T, H, ceil(C_level / kScoresOfBest)], the best of every kScoresOfBest scores, NaN not counted; minus
+  // infinity of none. SelectChunks then need not look at all scores.
+  Tensor best{};
   // Optional: int8 [Backend::TurnedQueryBytes], at a multiple of 16 bytes. What a backend makes of the queries once for
   // every document is left there for the calls after, of the same q, positions, rope and context, to use.
   Tensor turned{};
@@ -188,6 +193,7 @@ struct SelectChunksArgs {
   float top_p = 0;            // > 0: smallest set whose softmax(scale * score) mass reaches top_p, best first
   float scale = 1;            // 1 / sqrt(D), for top_p
   ChosenGists chosen{};
+  Tensor best{};  // optional, as GistScore wrote them
 };
 
 // Unfolds the chosen chunks that have no page yet. Pages for them are those never taken, then those used longest ago:
@@ -300,6 +306,8 @@ class Backend {
   // Tokens of documents that a pass should have to keep it busy.
   virtual std::int64_t EncodeTokens() const { return 2048; }
 
+  // Whether SelectChunks looks at SelectChunksArgs::best.
+  virtual bool SelectsByBest() const { return false; }
   // Of GistScoreArgs::turned, for q [T, H, D] and a context of so many documents; 0 where there is no use for it.
   virtual std::size_t TurnedQueryBytes(const Tensor& /*q*/, std::int64_t /*kv_heads*/,
                                        std::int64_t /*documents*/) const {

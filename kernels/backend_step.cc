@@ -48,6 +48,12 @@ void CheckChosenGists(ArgCheck& check, std::string_view field, const ChosenGists
 }
 
 // The parents that name candidates of `level`, when they are set.
+void CheckBest(ArgCheck& check, const Tensor& best, const Tensor& scores) {
+  if (!check.ok() || best.rank == 0) return;
+  const auto [rows, heads, gists, unused] = scores.dims;
+  check.Shape("best", best, kF32, {rows, heads, (gists + kScoresOfBest - 1) / kScoresOfBest});
+}
+
 void CheckParentGists(ArgCheck& check, const ContextView* context, int level, const ChosenGists& parents,
                       std::int64_t rows, std::int64_t kv_heads) {
   if (parents.gists.rank == 0) return;
@@ -161,6 +167,7 @@ Status Backend::CheckGistScore(const GistScoreArgs& args) const {
   if (!check.ok()) return check.status();
   CheckParentGists(check, args.context, args.level, args.parents, rows, kv_heads);
   check.Shape("scores", args.scores, kF32, {rows, heads, args.context->gists[args.level].k.dims[1]});
+  CheckBest(check, args.best, args.scores);
   if (check.ok() && args.turned.rank != 0) {
     UNFOLD_TRY(CheckTurned("GistScore", args.turned, args.q, kv_heads, args.context->num_documents()));
   }
@@ -183,6 +190,7 @@ Status Backend::CheckSelectChunks(const SelectChunksArgs& args) {
   if (args.parents.gists.rank != 0 && check.ok()) {
     check.Range("scores", gists, args.context->gists[args.level].k.dims[1], args.context->gists[args.level].k.dims[1]);
   }
+  CheckBest(check, args.best, args.scores);
   CheckChosenGists(check, "chosen", args.chosen, rows, args.kv_heads, gists);
   check.That(args.top_p >= 0 && args.top_p <= 1, "top_p", "must be from 0 to 1");
   if (args.top_p == 0) check.Range("top_k", args.top_k, 1, INT64_MAX);

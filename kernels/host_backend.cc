@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -212,6 +213,29 @@ Status CheckParents(std::string_view op, const ContextView* context, int level, 
   if (parents.gists.rank == 0 || context == nullptr || level + 1 >= context->num_levels) return Status::Ok();
   UNFOLD_TRY(CheckContext(op, *context, false));
   return CheckLists(op, "parents", parents);
+}
+
+Status HostBackend::ScoreAndFindBest(const GistScoreArgs& args) {
+  UNFOLD_TRY(GistScoreOne(args));
+  if (args.best.rank == 0) return Status::Ok();
+  const auto [rows, heads, gists, unused] = args.scores.dims;
+  const std::int64_t kv_heads = args.context->gists[args.level].k.dims[0], bests = args.best.dims[2];
+  std::vector<std::int32_t> candidates;
+  for (std::int64_t row = 0; row < rows * heads; ++row) {
+    CollectCandidates(*args.context, args.level, args.parents,
+                      row / heads * kv_heads + row % heads / (heads / kv_heads), &candidates);
+    const float* scores = args.scores.as<float>() + row * gists;
+    const auto count = static_cast<std::int64_t>(candidates.size());
+    for (std::int64_t first = 0; first < count; first += kScoresOfBest) {
+      float best = -std::numeric_limits<float>::infinity();
+      // A comparison with NaN is false.
+      for (std::int64_t i = first; i < std::min(first + kScoresOfBest, count); ++i) {
+        best = scores[i] > best ? scores[i] : best;
+      }
+      args.best.as<float>()[row * bests + first / kScoresOfBest] = best;
+    }
+  }
+  return Status::Ok();
 }
 
 void CollectCandidates(const ContextView& context, int level, const ChosenGists& parents, std::int64_t list,

@@ -34,7 +34,7 @@ class HostBackend : public Backend {
   }
   Status DoUnfold(std::span<const UnfoldArgs> requests) override { return InTurn(requests, &HostBackend::UnfoldOne); }
   Status DoGistScore(std::span<const GistScoreArgs> requests) override {
-    return InTurn(requests, &HostBackend::GistScoreOne);
+    return InTurn(requests, &HostBackend::ScoreAndFindBest);
   }
   Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override {
     return InTurn(requests, &HostBackend::SelectChunksOne);
@@ -42,6 +42,7 @@ class HostBackend : public Backend {
   Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override {
     return InTurn(requests, &HostBackend::SparseAttentionOne);
   }
+  Status ScoreAndFindBest(const GistScoreArgs& args);
   // In one call of the pool.
   Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override;
   virtual Status UnfoldOne(const UnfoldArgs& args) = 0;

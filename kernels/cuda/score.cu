@@ -51,6 +51,19 @@ __global__ void __launch_bounds__(kScoreThreads)
   }
 }
 
+// The best of every kScoresOfBest scores of a row and head; one a thread.
+template <typename Kv>
+__global__ void __launch_bounds__(kScoreThreads)
+    BestKernel(const __grid_constant__ ScoreInputs<Kv> in, const float* scores, Index bests, float* best) {
+  const Index tiles = CeilDiv(bests, kScoreThreads), row = blockIdx.x / tiles;
+  const Index own = blockIdx.x % tiles * kScoreThreads + threadIdx.x, group = in.queries.heads / in.kv_heads;
+  const Index count = in.Count(row / group), first = own * kScoresOfBest;
+  if (own >= bests || first >= count) return;
+  float most = -INFINITY;
+  for (Index i = first; i < min(first + kScoresOfBest, count); ++i) most = fmaxf(most, scores[row * in.gists + i]);
+  best[row * bests + own] = most;
+}
+
 template <typename Kv>
 ScoreInputs<Kv> MakeInputs(CudaContext& context, const GistScoreArgs& args, const Candidates& candidates) {
   const GistLevel& level = args.context->gists[args.level];
@@ -88,7 +101,10 @@ Status ScoreTogether(CudaContext& context, std::span<const GistScoreArgs> reques
   std::vector<ScoreRequest> all;
   std::vector<RowsToRotate> rows;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    all.push_back({MakeInputs<__nv_bfloat16>(context, requests[i], candidates[i]), {}, requests[i].scores.as<float>()});
+    all.push_back({MakeInputs<__nv_bfloat16>(context, requests[i], candidates[i]),
+                   {},
+                   requests[i].scores.as<float>(),
+                   requests[i].best.as<float>()});
     rows.push_back(RotationOf(requests[i], all[i].in.queries));
   }
   const std::vector<RotatedQueries> rotated = RotateQueries(context, memory, rows);
@@ -112,6 +128,11 @@ Status ScoreOne(CudaContext& context, const GistScoreArgs& args) {
   const auto kernel = in.vectors ? ScoreKernel<true, Kv> : ScoreKernel<false, Kv>;
   kernel<<<static_cast<unsigned>(blocks), kScoreThreads, kHeadsAtOnce * args.q.dims[2] * sizeof(float),
            context.stream()>>>(in, args.scores.as<float>());
+  UNFOLD_TRY(context.Launched("GistScore"));
+  if (args.best.rank == 0) return Status::Ok();
+  const Index bests = args.best.dims[2];
+  BestKernel<<<static_cast<unsigned>(args.q.dims[0] * args.q.dims[1] * CeilDiv(bests, kScoreThreads)), kScoreThreads, 0,
+               context.stream()>>>(in, args.scores.as<float>(), bests, args.best.as<float>());
   return context.Launched("GistScore");
 }
 
@@ -152,6 +173,7 @@ Status ScoreRows(CudaContext& context, const GistScoreArgs& args) {
     part.q = args.q.Rows(begin, end);
     part.positions = args.positions.Rows(begin, end);
     part.scores = args.scores.Rows(begin, end);
+    if (args.best.rank != 0) part.best = args.best.Rows(begin, end);
     if (args.turned.rank != 0) part.turned = args.turned.Rows(begin * bytes, end * bytes);
     if (args.parents.gists.rank != 0) {
       part.parents = {args.parents.gists.Rows(begin, end), args.parents.counts.Rows(begin, end)};

@@ -41,6 +41,7 @@ struct ScoreRequest {
   ScoreInputs<__nv_bfloat16> in;
   RotatedQueries queries;
   float* scores;
+  float* best;  // null: not wanted
 };
 // The form on tensor cores (score_bf16.cu): where TakesTensorCores; `lists` of each request, all of as many heads.
 Status LaunchTensorCoreScore(CudaContext& context, const std::vector<ScoreRequest>& requests, Index lists);

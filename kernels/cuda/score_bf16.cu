@@ -75,6 +75,10 @@ __global__ void __launch_bounds__(kThreads)
 
   const auto group = static_cast<int>(static_cast<unsigned>(in.queries.heads) / kv_heads);
   float* head_scores = requests().scores + (t * in.queries.heads + kv_head * group) * in.gists;
+  static_assert(kTileKeys == kScoresOfBest);
+  const Index bests = CeilDiv(in.gists, kScoresOfBest);
+  float* head_best = requests().best;
+  if (head_best != nullptr) head_best += (t * in.queries.heads + kv_head * group) * bests;
   for (int n = 0; begin + n * kBlockKeys < end; ++n) {
     copy(n + kStages - 1);
     const int first = begin + n * kBlockKeys + warp * kTileKeys;
@@ -89,6 +93,9 @@ __global__ void __launch_bounds__(kThreads)
     }
     WaitForCopies<kStages - 1>();
     __syncwarp();
+    float best[kHeadTiles][2];
+#pragma unroll
+    for (int tile = 0; tile < kHeadTiles; ++tile) best[tile][0] = best[tile][1] = -INFINITY;
     ForDocuments(document, [&](int now, bool own, bool own8) {
       if (now == queries.documents || first >= end) return;
       const uint4* rotated = queries.For(t, now, kv_head);
@@ -101,10 +108,25 @@ __global__ void __launch_bounds__(kThreads)
         for (int i = 0; i < 4; ++i) {
           const int candidate = first + lane / 4 + i / 2 * 8, head = tile * kTileHeads + lane % 4 * 2 + i % 2;
           if (i / 2 == 0 ? !own : !own8) continue;
-          if (candidate < count && head < group) head_scores[head * in.gists + candidate] = dots[i];
+          if (candidate >= count) continue;
+          best[tile][i % 2] = fmaxf(best[tile][i % 2], dots[i]);
+          if (head < group) head_scores[head * in.gists + candidate] = dots[i];
         }
       }
     });
+    if (head_best != nullptr && first < end) {
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; ++tile) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float most = best[tile][h];
+#pragma unroll
+          for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
+          const int head = tile * kTileHeads + lane % 4 * 2 + h;
+          if (lane < 4 && head < group) head_best[head * bests + first / kTileKeys] = most;
+        }
+      }
+    }
     __syncwarp();
   }
 }

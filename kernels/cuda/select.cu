@@ -98,7 +98,7 @@ __device__ Cut FindCut(const float* scores, int count, const SelectShape& shape,
 
 // The marked candidates of one list in ascending order. Leaves no marks.
 __device__ void Unite(unsigned* marks, int words, const std::int32_t* candidates, std::int32_t* chosen,
-                      std::int32_t* chosen_count, SelectShared& shared) {
+                      std::int32_t* chosen_count, int room, SelectShared& shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   int written = 0;
   for (int first = 0; first < words; first += SelectThreads()) {
@@ -111,19 +111,25 @@ __device__ void Unite(unsigned* marks, int words, const std::int32_t* candidates
     __syncthreads();
     const WarpSums sums = SumOfWarpsBefore(warp, SelectWarps(), shared);
     int at = through - own + sums.before;
-    for (; bits != 0; bits &= bits - 1) shared.chosen()[at++] = word * kWarp + __ffs(static_cast<int>(bits)) - 1;
-    __syncthreads();
-    for (int n = threadIdx.x; n < sums.all; n += SelectThreads()) {
-      const std::int32_t i = shared.chosen()[n];
-      chosen[written + n] = candidates == nullptr ? i : candidates[i];
+    const auto put = [&](int place, int i) { chosen[written + place] = candidates == nullptr ? i : candidates[i]; };
+    const bool fit = sums.all <= room;  // as a rule: then neighbours are written together
+    for (; bits != 0; bits &= bits - 1, ++at) {
+      const int i = word * kWarp + __ffs(static_cast<int>(bits)) - 1;
+      if (fit) {
+        shared.list()[at] = i;
+      } else {
+        put(at, i);
+      }
     }
+    __syncthreads();
+    for (int n = threadIdx.x; fit && n < sums.all; n += SelectThreads()) put(n, shared.list()[n]);
     written += sums.all;
   }
   if (threadIdx.x == 0) *chosen_count = written;
 }
 
 struct SelectInputs {
-  const float* scores;
+  const float *scores, *best;
   Candidates candidates;
   SelectShape shape;
   unsigned *finished, *marks;  // of each list a count of heads and MarkWords: zero before and after
@@ -140,11 +146,12 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   ClearForParts(shared);
   for (int word = threadIdx.x; word < kMarkWords; word += SelectThreads()) shared.marks[word] = 0;
-  const auto& [scores, candidates, shape, finished, all_marks, chosen, counts] = requests();
+  const auto& [scores, best, candidates, shape, finished, all_marks, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
   const unsigned group = static_cast<unsigned>(shape.heads) / static_cast<unsigned>(shape.kv_heads), list = row / group;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const float* mine = scores + row * shape.gists;
+  const float* my_best = best == nullptr ? nullptr : best + row * CeilDiv(shape.gists, kScoresOfBest);
   unsigned* marks = all_marks + list * requests().MarkWords();
   WaitForWorkBefore();
   const int count = candidates.gists == nullptr ? static_cast<int>(shape.gists) : candidates.counts[list];
@@ -160,7 +167,7 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   };
   const auto wanted = static_cast<int>(min(shape.top_k, Index{count}));
   const bool by_parts =
-      shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, count, shared.scores(), room), wanted, shared, keep);
+      shape.top_p == 0 && count > 0 && KeepByParts(Scores(mine, my_best, count, wanted), wanted, shared, keep);
   if (!by_parts && count > 0) {
     __syncthreads();
     const Cut cut = FindCut(mine, count, shape, shared.radix);
@@ -192,7 +199,7 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   __threadfence();
   Unite(marks, (count + kWarp - 1) / kWarp,
         candidates.gists == nullptr ? nullptr : candidates.gists + list * shape.gists, chosen + list * shape.gists,
-        counts + list, shared);
+        counts + list, room, shared);
 }
 
 // Whether one launch can take all: of one row each, and as many heads.
@@ -224,6 +231,7 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const SelectChunksArgs& args = requests[i];
     inputs.push_back({args.scores.as<float>(),
+                      args.best.as<float>(),
                       candidates[i],
                       {heads, args.kv_heads, args.scores.dims[2], args.top_k, args.top_p, args.scale},
                       nullptr,
@@ -241,10 +249,9 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
   }
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
     const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
-    // With the places before and behind that make fours of them.
-    const Index room = std::min(CeilDiv(most_gists + 6, 4) * 4, kMostHeldScores);
+    const Index room = std::max(kLeastRoom, CeilDiv(most_gists, kScoresOfBest));
     return context.Launch(SelectKernel<kMost>,
-                          {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(float),
+                          {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(int),
                            "SelectChunks", false, count},
                           some, static_cast<int>(room));
   });

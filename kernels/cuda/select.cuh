@@ -4,21 +4,21 @@
 #ifndef UNFOLD_KERNELS_CUDA_SELECT_CUH_
 #define UNFOLD_KERNELS_CUDA_SELECT_CUH_
 
+#include "kernels/backend.h"
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/mma.cuh"
 
 namespace unfold {
 
 // Of a block: fewer where lists are short, and what all threads do alike takes most of the instructions.
 constexpr int kMostSelectThreads = 512, kLeastSelectThreads = 256;
 constexpr Index kShortList = 4096;
+constexpr Index kLeastRoom = 2048;  // of SelectShared::list
 __device__ __forceinline__ int SelectThreads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int SelectWarps() { return static_cast<int>(blockDim.x) / kWarp; }
 constexpr int kDigits = 256;
 constexpr int kScoreParts = 1024;
 constexpr int kPartsOfThread = kScoreParts / kLeastSelectThreads;
-constexpr Index kMostHeldScores = 48 << 10;  // in shared memory
-constexpr int kBestOf = 8;
+constexpr int kLoadsAtOnce = 8;    // of a thread, under way
 constexpr int kMostMembers = 512;  // of the part in which the k-th lies
 
 // An integer that is larger for a better score. NaN ranks last, with minus infinity; the two zeros are equal.
@@ -48,103 +48,67 @@ struct EqualParts {
 
   __device__ EqualParts(float least, float largest)
       : low(least), per_part(1.0F / fmaxf((largest - least) * (1.0F / (kScoreParts - 1)), 1e-37F)) {}
-  // The part, and what is cut off.
-  __device__ __forceinline__ float Place(float score) const { return (score - low) * per_part; }
   __device__ __forceinline__ int Of(float score) const {
-    const float place = Place(score);
+    const float place = (score - low) * per_part;
     return place > 0 ? static_cast<int>(fminf(place, kScoreParts - 1)) : 0;
   }
 };
 
-// The scores of one head, as its block has them: in shared memory as far as they have room, the others in memory, to be
-// loaded for every look. A thread has fours of them, aligned, blockDim.x fours apart.
-//
-// What is done with few of them is a loop over those few: code for each of a thread's scores would be read from memory
-// once a launch, which takes longer than to run it.
-class Scores {
- public:
-  // `held` has `room` places, a multiple of four. A place is an index and `shift_`; what a four has of other memory is
-  // in the same 16 bytes. A thread looks at those that it has copied itself, so no barrier stands behind.
-  __device__ Scores(const float* from, int count, float* held, int room)
-      : shift_(static_cast<int>(reinterpret_cast<std::uintptr_t>(from) / sizeof(float) % kFour)),
-        end_(count + shift_),
-        held_end_(min(room, end_)),
-        from_(from - shift_),
-        held_(held) {
-    for (int place = FirstPlace(); place < held_end_; place += Stride()) CopyAsync16(held + place, from_ + place, true);
-    CommitCopies();
-    WaitForCopies<0>();
-    for (int place = FirstPlace(); place < held_end_; place += Stride()) {
-      if (IsWhole(place)) continue;
-      for (int e = 0; e < kFour; ++e) {
-        if (place + e < shift_ || place + e >= end_) held[place + e] = -INFINITY;
-      }
-    }
-  }
+// The scores of one head, and, where few of many are wanted, the best of every kScoresOfBest: then those that may be
+// among the wanted are in few tiles of so many.
+struct Scores {
+  const float *all, *best;  // best: null, or it tells enough
+  int count, num_best;
 
-  // each(best, worst), of every kBestOf scores of a thread. NaN is no score, and minus infinity no worst; infinities
-  // where there is none.
-  template <typename Each>
-  __device__ __forceinline__ void ForBest(Each each) const {
-    for (int place = FirstPlace(); place < end_; place += kBestOf / kFour * Stride()) {
-      float best = -INFINITY, worst = INFINITY;
-#pragma unroll
-      for (int n = 0; n < kBestOf / kFour; ++n) {
-        if (place + n * Stride() >= end_) break;
-        const float4 four = FourAt(place + n * Stride());
-        for (const float score : {four.x, four.y, four.z, four.w}) {
-          best = fmaxf(best, score);
-          worst = fminf(worst, score == -INFINITY ? INFINITY : score);
-        }
-      }
-      each(best, worst);
-    }
+  __device__ Scores(const float* scores, const float* best_scores, int count, int wanted)
+      : all(scores),
+        count(count),
+        num_best((count + static_cast<int>(kScoresOfBest) - 1) / static_cast<int>(kScoresOfBest)) {
+    best = best_scores != nullptr && num_best >= kBestOfWanted * wanted ? best_scores : nullptr;
   }
-  // Of ForBest, at least.
-  __device__ __forceinline__ int NumBest() const { return (end_ - shift_ + kBestOf - 1) / kBestOf; }
-
-  // each(i, score) of those from part `lowest` on, in no order.
-  template <typename Each>
-  __device__ __forceinline__ void ForPartsFrom(const EqualParts& parts, int lowest, Each each) const {
-    const auto least = static_cast<float>(lowest);
-    for (int begin = FirstPlace(); begin < end_; begin += kFoursAtOnce * Stride()) {
-      unsigned found = 0;
-#pragma unroll 4
-      for (int n = 0; n < kFoursAtOnce; ++n) {
-        const int place = begin + n * Stride();
-        if (place >= end_) break;
-        const float4 four = FourAt(place);
-        const unsigned own = (parts.Place(four.x) >= least ? 1U : 0U) | (parts.Place(four.y) >= least ? 2U : 0U) |
-                             (parts.Place(four.z) >= least ? 4U : 0U) | (parts.Place(four.w) >= least ? 8U : 0U);
-        found |= (lowest == 0 ? 15U : own) << (kFour * n);
-      }
-      for (; found != 0; found &= found - 1) {
-        const int n = __ffs(static_cast<int>(found)) - 1, place = begin + n / kFour * Stride() + n % kFour;
-        if (place >= shift_ && place < end_) each(place - shift_, place < held_end_ ? held_[place] : from_[place]);
-      }
-    }
-  }
-
- private:
-  static constexpr int kFour = 4, kFoursAtOnce = 32 / kFour;
-  __device__ __forceinline__ static int FirstPlace() { return kFour * static_cast<int>(threadIdx.x); }
-  __device__ __forceinline__ static int Stride() { return kFour * SelectThreads(); }
-  __device__ __forceinline__ bool IsWhole(int place) const { return place >= shift_ && place + kFour <= end_; }
-  __device__ __forceinline__ float4 FourAt(int place) const {
-    if (place < held_end_) return *reinterpret_cast<const float4*>(held_ + place);
-    float4 four = *reinterpret_cast<const float4*>(from_ + place);
-    if (!IsWhole(place)) {  // the last one: the first are held
-      if (place + 1 >= end_) four.y = -INFINITY;
-      if (place + 2 >= end_) four.z = -INFINITY;
-      if (place + 3 >= end_) four.w = -INFINITY;
-    }
-    return four;
-  }
-
-  int shift_, end_, held_end_;
-  const float* from_;
-  const float* held_;
+  static constexpr int kBestOfWanted = 2;
 };
+
+// each(i, value) for those of `count` values, all threads of a block taking part; several loads under way.
+template <typename Each>
+__device__ __forceinline__ void ForValues(const float* values, int count, Each each) {
+  for (int begin = 0; begin < count; begin += kLoadsAtOnce * SelectThreads()) {
+    const int first = begin + static_cast<int>(threadIdx.x);
+    float own[kLoadsAtOnce];
+#pragma unroll
+    for (int n = 0; n < kLoadsAtOnce; ++n) {
+      const int i = first + n * SelectThreads();
+      own[n] = i < count ? __ldcg(values + i) : 0.0F;
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsAtOnce; ++n) {
+      const int i = first + n * SelectThreads();
+      if (i < count) each(i, own[n]);
+    }
+  }
+}
+
+// The same for the scores of `tiles`, a tile as many lanes.
+template <typename Each>
+__device__ __forceinline__ void ForTiles(const Scores& scores, const int* tiles, int num_tiles, Each each) {
+  constexpr int kLanes = static_cast<int>(kScoresOfBest);
+  const int at_once = SelectThreads() / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (int begin = 0; begin < num_tiles; begin += kLoadsAtOnce * at_once) {
+    const int first = begin + static_cast<int>(threadIdx.x) / kLanes;
+    int i[kLoadsAtOnce];
+    float own[kLoadsAtOnce];
+#pragma unroll
+    for (int n = 0; n < kLoadsAtOnce; ++n) {
+      const int tile = first + n * at_once;
+      i[n] = tile < num_tiles ? tiles[tile] * kLanes + lane : scores.count;
+      own[n] = i[n] < scores.count ? __ldcg(scores.all + i[n]) : 0.0F;
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsAtOnce; ++n) {
+      if (i[n] < scores.count) each(i[n], own[n]);
+    }
+  }
+}
 
 struct RadixShared {
   unsigned long long weights[kDigits];
@@ -156,7 +120,7 @@ struct RadixShared {
 
 struct PartsShared {
   int of_best[kScoreParts], of_all[kScoreParts];  // scores in each part
-  int members;
+  int members, tiles;
   Order ranked[kMostMembers];
 };
 
@@ -175,9 +139,8 @@ struct alignas(16) SelectShared {
     PartsShared parts;
   };
 
-  // Behind it: scores, then chosen candidates on their way to memory. Room for those of a list, or kMostHeldScores.
-  __device__ __forceinline__ float* scores() { return reinterpret_cast<float*>(this + 1); }
-  __device__ __forceinline__ std::int32_t* chosen() { return reinterpret_cast<std::int32_t*>(this + 1); }
+  // Behind it, `room` of a launch: tiles of scores, then chosen candidates on their way to memory.
+  __device__ __forceinline__ int* list() { return reinterpret_cast<int*>(this + 1); }
 };
 
 // Before KeepByParts, and a barrier.
@@ -185,12 +148,18 @@ __device__ inline void ClearForParts(SelectShared& shared) {
   for (int part = threadIdx.x; part < kScoreParts; part += SelectThreads()) {
     shared.parts.of_best[part] = shared.parts.of_all[part] = 0;
   }
-  if (threadIdx.x == 0) shared.least = 0xffffffffU, shared.largest = 0, shared.parts.members = 0;
+  if (threadIdx.x == 0) shared.least = 0xffffffffU, shared.largest = 0, shared.parts.members = shared.parts.tiles = 0;
 }
 
-// Smallest and largest of all threads' values, in shared.least and shared.largest. Minus infinity is no smallest.
-__device__ inline void FindRange(float least, float largest, SelectShared& shared) {
-  const unsigned low = __reduce_min_sync(kAllLanes, least == -INFINITY ? 0xffffffffU : RankOf(least));
+// Smallest and largest of `count` values, as ranks in shared.least and shared.largest. NaN is no value, and minus
+// infinity no smallest.
+__device__ inline void FindRange(const float* values, int count, SelectShared& shared) {
+  float least = INFINITY, largest = -INFINITY;
+  ForValues(values, count, [&](int, float value) {
+    least = fminf(least, value == -INFINITY ? INFINITY : value);
+    largest = fmaxf(largest, value);
+  });
+  const unsigned low = __reduce_min_sync(kAllLanes, least == INFINITY ? 0xffffffffU : RankOf(least));
   const unsigned high = __reduce_max_sync(kAllLanes, RankOf(largest));
   if (threadIdx.x % kWarp == 0) {
     atomicMin(&shared.least, low);
@@ -235,39 +204,61 @@ __device__ inline void FindPart(const int (&counts)[kScoreParts], int wanted, Se
   __syncthreads();
 }
 
+// The tiles whose best is in part `lowest` or above, in shared.list(): one place for all of a warp.
+__device__ inline void FindTiles(const Scores& scores, const EqualParts& parts, int lowest, SelectShared& shared) {
+  const int lane = threadIdx.x % kWarp;
+  for (int begin = 0; begin < scores.num_best; begin += SelectThreads()) {
+    const int tile = begin + static_cast<int>(threadIdx.x);
+    const bool open = tile < scores.num_best && parts.Of(__ldcg(scores.best + tile)) >= lowest;
+    const unsigned all = __ballot_sync(kAllLanes, open);
+    int place = 0;
+    if (lane == 0 && all != 0) place = atomicAdd(&shared.parts.tiles, __popc(all));
+    place = __shfl_sync(kAllLanes, place, 0) + __popc(all & ((1U << lane) - 1));
+    if (open) shared.list()[place] = tile;
+  }
+  __syncthreads();
+}
+
 // Calls keep(i) for each of the best `wanted`, of equal ones the first. False, and nothing kept, when too many are
 // alike or the largest is not finite. ClearForParts and a barrier stand before.
 //
-// Where few are wanted, the best of every few scores of a thread tell a part below which the wanted-th best cannot lie:
-// as many scores as are wanted are at least there. Those from it on are few more than that.
+// Where few are wanted, the best of tiles tell a part below which the wanted-th best cannot lie: as many scores as are
+// wanted are at least there. Those from it on are few more than that.
 template <typename Keep>
 __device__ __forceinline__ bool KeepByParts(const Scores& scores, int wanted, SelectShared& shared, Keep keep) {
-  float least = INFINITY, largest = -INFINITY;
-  const bool few = scores.NumBest() >= 2 * wanted;
-  scores.ForBest([&](float best, float worst) {
-    least = fminf(least, !few ? worst : best == -INFINITY ? INFINITY : best);
-    largest = fmaxf(largest, best);
-  });
-  FindRange(least == INFINITY ? -INFINITY : least, largest, shared);
+  const bool few = scores.best != nullptr;
+  FindRange(few ? scores.best : scores.all, few ? scores.num_best : scores.count, shared);
   const float high = ScoreOf(shared.largest);
   if (shared.least == 0xffffffffU || !isfinite(high)) return false;
   const EqualParts parts(ScoreOf(shared.least), high);
   PartsShared& in_parts = shared.parts;
   int lowest = 0;
   if (few) {
-    scores.ForBest([&](float best, float) { atomicAdd(&in_parts.of_best[parts.Of(best)], 1); });
+    ForValues(scores.best, scores.num_best, [&](int, float best) { atomicAdd(&in_parts.of_best[parts.Of(best)], 1); });
     __syncthreads();
     FindPart(in_parts.of_best, wanted, shared);
     lowest = shared.part;
+    FindTiles(scores, parts, lowest, shared);
   }
-  scores.ForPartsFrom(parts, lowest, [&](int, float score) { atomicAdd(&in_parts.of_all[parts.Of(score)], 1); });
+  const auto for_open = [&](auto each) {
+    if (few) {
+      ForTiles(scores, shared.list(), in_parts.tiles, each);
+    } else {
+      ForValues(scores.all, scores.count, each);
+    }
+  };
+  for_open([&](int, float score) {
+    const int own = parts.Of(score);
+    if (own >= lowest) atomicAdd(&in_parts.of_all[own], 1);
+  });
   __syncthreads();
   FindPart(in_parts.of_all, wanted, shared);
   const int part = shared.part, needed = wanted - shared.above;
   if (in_parts.of_all[part] > kMostMembers) return false;
-  scores.ForPartsFrom(parts, part, [&](int i, float score) {
-    if (parts.Of(score) > part) return keep(i);
-    in_parts.ranked[atomicAdd(&in_parts.members, 1)] = OrderOf(RankOf(score), i);
+  for_open([&](int i, float score) {
+    const int own = parts.Of(score);
+    if (own > part) keep(i);
+    if (own == part) in_parts.ranked[atomicAdd(&in_parts.members, 1)] = OrderOf(RankOf(score), i);
   });
   __syncthreads();
   // A member a warp, the others by its lanes.

@@ -31,7 +31,7 @@ class LayerBench {
   // The step of one copy: its query, its lists, its arguments.
   struct Step {
     ContextView view;
-    Tensor q, scores;
+    Tensor q, scores, best;
     std::array<ChosenGists, kMaxGistLevels> chosen;
     SparseAttentionArgs attend;
   };
@@ -45,6 +45,12 @@ class LayerBench {
   Status CountChoice(const Step& step);
   double RowBytes(double rows) const;  // of K, or of V, of one head
   void Describe(BenchFigure& figure) const;
+  static std::int64_t BestOf(std::int64_t gists) { return (gists + kScoresOfBest - 1) / kScoresOfBest; }
+  Tensor BestOf(const Step& step, int level) const {
+    if (step.best.rank == 0) return {};
+    const std::int64_t best = BestOf(context_.tables().levels[level].size());
+    return step.best.Rows(level, level + 1).Reshape({1, run_.shape().heads, best});
+  }
   ChosenGists ParentsOf(const Step& step, int level) const {
     return level + 1 < step.view.num_levels ? step.chosen[level + 1] : ChosenGists{};
   }
@@ -104,6 +110,9 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
   step.attend.page_v = context_.pool().page_v;
   // Of the level at hand; the finest is the last to be scored.
   UNFOLD_TRY_ASSIGN(step.scores, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, most}));
+  if (run_.backend().SelectsByBest()) {
+    UNFOLD_TRY_ASSIGN(step.best, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, BestOf(most)}));
+  }
   SparseAttentionArgs& attend = step.attend;
   attend.q = step.q;
   attend.positions = position_;
@@ -128,6 +137,7 @@ Status LayerBench::Score(const Step& step, int level) {
                                    .level = level,
                                    .parents = ParentsOf(step, level),
                                    .scores = step.scores.Rows(level, level + 1).Reshape({1, run_.shape().heads, gists}),
+                                   .best = BestOf(step, level),
                                    .turned = step.attend.turned,
                                    .is_turned = level + 1 < step.view.num_levels && step.attend.turned.rank != 0});
 }
@@ -142,7 +152,8 @@ Status LayerBench::Select(const Step& step, int level) {
        .kv_heads = run_.shape().kv_heads,
        .top_k = top_k_,
        .scale = step.attend.scale,
-       .chosen = step.chosen[level]});
+       .chosen = step.chosen[level],
+       .best = BestOf(step, level)});
 }
 
 Status LayerBench::FindPages(const Step& step) {

@@ -266,6 +266,12 @@ Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerP
     const std::int64_t gists = part.view.gists[level].k.dims[1];
     UNFOLD_TRY_ASSIGN(const Tensor scores,
                       own.scores_.Get(backend, DType::kF32, {own.pass_tokens_, config.heads, gists}));
+    Tensor best;
+    if (backend.SelectsByBest()) {
+      UNFOLD_TRY_ASSIGN(
+          best, own.best_scores_.Get(backend, DType::kF32,
+                                     {own.pass_tokens_, config.heads, (gists + kScoresOfBest - 1) / kScoresOfBest}));
+    }
     scored.push_back({.q = args.q,
                       .positions = args.positions,
                       .rope = args.rope,
@@ -273,6 +279,7 @@ Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerP
                       .level = level,
                       .parents = parents,
                       .scores = scores,
+                      .best = best,
                       .turned = args.turned,
                       .is_turned = under && args.turned.rank != 0});
     selected.push_back({.scores = scores,
@@ -283,7 +290,8 @@ Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerP
                         .top_k = own.budget_.top_k,
                         .top_p = own.budget_.top_p,
                         .scale = args.scale,
-                        .chosen = args.chosen[level]});
+                        .chosen = args.chosen[level],
+                        .best = best});
   }
   UNFOLD_TRY(backend.GistScore(scored));
   return backend.SelectChunks(selected);

@@ -205,6 +205,7 @@ TEST_P(OpErrors, ScoreAndSelect) {
   const std::vector<std::int32_t> orphans = {0, 3, 6};
   bad_parents("context.gists.child", [&](GistScoreArgs&) { view.gists[1].child = TensorOf(orphans); });
   bad_parents("parents", [&](GistScoreArgs& a) { a.parents.gists.dims[2] = 1; });
+  bad_parents("best", [](GistScoreArgs& a) { a.best = As(a.scores, DType::kInt32); });
   parents.i32()[2] = 2;
   bad_parents("parents[2] is 2", [](GistScoreArgs&) {});
 
@@ -220,6 +221,7 @@ TEST_P(OpErrors, ScoreAndSelect) {
   bad_choice("top_p", [](SelectChunksArgs& a) { a.top_p = std::nanf(""); });
   bad_choice("scale", [](SelectChunksArgs& a) { a.scale = 0; });
   bad_choice("chosen", [](SelectChunksArgs& a) { a.chosen.gists.dims[1] = 1; });
+  bad_choice("best", [](SelectChunksArgs& a) { a.best = a.scores.Reshape({2, 2, 2}); });
   bad_choice("counts", [](SelectChunksArgs& a) { a.chosen.counts = As(a.chosen.counts, DType::kF32); });
 }
 

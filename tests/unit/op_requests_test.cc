@@ -25,15 +25,18 @@ class Request {
   // Where the results of a step go.
   struct Step {
     Guarded tail_k, tail_v;
-    std::vector<Guarded> scores, chosen, counts;  // by level
+    std::vector<Guarded> scores, best, chosen, counts;  // by level
     Guarded mass, out;
   };
   Step MakeStep() const {
     const HeadShape& heads = case_.shape;
-    Step step{case_.tail_k, case_.tail_v, {}, {}, {}, Guarded(DType::kF32, {heads.kv_heads, case_.context.chunks()}),
-              case_.Out()};
+    Step step{
+        case_.tail_k, case_.tail_v, {}, {}, {}, {}, Guarded(DType::kF32, {heads.kv_heads, case_.context.chunks()}),
+        case_.Out()};
     for (const LevelCase& level : case_.context.levels) {
       step.scores.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{1, heads.heads(), level.gists()});
+      step.best.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{
+                                              1, heads.heads(), (level.gists() + kScoresOfBest - 1) / kScoresOfBest});
       step.chosen.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads, level.gists()});
       step.counts.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads});
     }
@@ -59,7 +62,8 @@ class Request {
             .context = &case_.view,
             .level = level,
             .parents = Parents(step, level),
-            .scores = step.scores[level]};
+            .scores = step.scores[level],
+            .best = step.best[level]};
   }
   SelectChunksArgs Select(const Step& step, int level) const {
     return {.scores = step.scores[level],
@@ -70,7 +74,8 @@ class Request {
             .top_k = top_k_,
             .top_p = top_p_,
             .scale = case_.scale(),
-            .chosen = {step.chosen[level], step.counts[level]}};
+            .chosen = {step.chosen[level], step.counts[level]},
+            .best = step.best[level]};
   }
   // Over chunks chosen at random.
   SparseAttentionArgs Attend(const Step& step) const {

@@ -9,6 +9,31 @@
 namespace unfold {
 namespace {
 
+Guarded BestLike(const Guarded& scores) {
+  const auto [rows, heads, gists, unused] = (*scores).dims;
+  return Guarded(DType::kF32, {rows, heads, (gists + kScoresOfBest - 1) / kScoresOfBest});
+}
+
+// The best of the first `count` scores of row `row` of all heads, every kScoresOfBest.
+std::vector<float> BestOf(const Guarded& scores, std::int64_t row, std::int64_t count) {
+  std::vector<float> best;
+  const float* first = scores.f32() + row * (*scores).dims[2];
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (i % kScoresOfBest == 0) best.push_back(-std::numeric_limits<float>::infinity());
+    if (first[i] > best.back()) best.back() = first[i];
+  }
+  return best;
+}
+
+// That `best` is of `scores`, and behind their candidates as it was.
+void ExpectBest(const Guarded& best, const Guarded& scores, std::int64_t row, std::int64_t count) {
+  const std::vector<float> want = BestOf(scores, row, count);
+  const std::int64_t bests = (*best).dims[2];
+  const float* first = best.f32() + row * bests;
+  ASSERT_EQ(std::vector<float>(first, first + want.size()), want);
+  for (std::int64_t i = static_cast<std::int64_t>(want.size()); i < bests; ++i) ASSERT_TRUE(std::isnan(first[i]));
+}
+
 TEST_P(OpSuite, GistScore) {
   Random random(30);
   const std::vector<std::vector<std::int32_t>> contexts = {{}, {1}, {0, 7}, {9, 0, 5}, {20, 13, 1}};
@@ -21,8 +46,17 @@ TEST_P(OpSuite, GistScore) {
         const SparseCase c(random, heads, rows, 3, 1, chunks, sinks, 4, 1, kv);
         Guarded out(DType::kF32, {rows, heads.heads(), c.context.chunks()});
         Guarded want(DType::kF32, {rows, heads.heads(), c.context.chunks()});
-        ASSERT_TRUE(Succeeds(backend_->GistScore(
-            {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = out})));
+        Guarded best = BestLike(out);
+        ASSERT_TRUE(Succeeds(backend_->GistScore({.q = c.q,
+                                                  .positions = c.positions,
+                                                  .rope = c.rope.table(),
+                                                  .context = &c.view,
+                                                  .scores = out,
+                                                  .best = best})));
+        for (std::int64_t row = 0; row < rows * heads.heads(); ++row) {
+          ASSERT_NO_FATAL_FAILURE(ExpectBest(best, out, row, c.context.chunks()));
+        }
+        ASSERT_TRUE(best.Intact());
         ASSERT_TRUE(Succeeds(ref_->GistScore(
             {.q = c.q, .positions = c.positions, .rope = c.rope.table(), .context = &c.view, .scores = want})));
         const std::int64_t d = heads.head_dim;
@@ -163,7 +197,7 @@ void CheckMass(const Guarded& scores, const std::vector<std::int32_t>& kept, std
 }
 
 // Contexts of which every head has many parts to look through: scores that crowd, that are all the same, that are all
-// minus infinity or NaN.
+// minus infinity or NaN. By all scores, and by the best of tiles too.
 TEST_P(OpSuite, SelectChunksOfLongContexts) {
   Random random(37);
   constexpr std::int64_t kChunks = 9001, kHeads = 2, kRows = 2;
@@ -176,14 +210,22 @@ TEST_P(OpSuite, SelectChunksOfLongContexts) {
                                random.Below(3000) == 0 ? 100.0F : std::nanf("")};
         scores.f32()[i] = kinds[kind];
       }
-      for (const std::int64_t k : {1, 40, 700, 8000}) {
-        Selection mine(kRows, kHeads, kChunks), want(kRows, kHeads, kChunks);
+      Guarded best = BestLike(scores);
+      for (std::int64_t row = 0; row < kRows * kHeads * group; ++row) {
+        std::ranges::copy(BestOf(scores, row, kChunks), best.f32() + row * (*best).dims[2]);
+      }
+      for (const std::int64_t k : {1, 40, 250, 700, 8000}) {
+        Selection mine(kRows, kHeads, kChunks), by_best(kRows, kHeads, kChunks), want(kRows, kHeads, kChunks);
         SelectChunksArgs args{.scores = scores, .kv_heads = kHeads, .top_k = k, .chosen = {mine.chosen, mine.counts}};
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks(args)));
+        args.chosen = {by_best.chosen, by_best.counts};
+        args.best = best;
         ASSERT_TRUE(Succeeds(backend_->SelectChunks(args)));
         args.chosen = {want.chosen, want.counts};
         ASSERT_TRUE(Succeeds(ref_->SelectChunks(args)));
         for (std::int64_t list = 0; list < kRows * kHeads; ++list) {
           ASSERT_EQ(mine.List(list), want.List(list)) << "group " << group << ", kind " << kind << ", k " << k;
+          ASSERT_EQ(by_best.List(list), want.List(list)) << "group " << group << ", kind " << kind << ", k " << k;
         }
       }
     }
@@ -250,12 +292,18 @@ TEST_P(OpSuite, GistsUnderChosenSections) {
         ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
         score.parents = parents;
         score.scores = some;
+        Guarded best = BestLike(some);
+        score.best = best;
         ASSERT_TRUE(Succeeds(backend_->GistScore(score)));
         Selection mine(rows, heads.kv_heads, gists), want(rows, heads.kv_heads, gists);
         SelectChunksArgs select{some, &c.view, level, parents, heads.kv_heads, 4, 0, 1, {mine.chosen, mine.counts}};
         ASSERT_TRUE(Succeeds(backend_->SelectChunks(select)));
         select.chosen = {want.chosen, want.counts};
         ASSERT_TRUE(Succeeds(ref_->SelectChunks(select)));
+        Selection by_best(rows, heads.kv_heads, gists);
+        select.chosen = {by_best.chosen, by_best.counts};
+        select.best = best;
+        ASSERT_TRUE(Succeeds(backend_->SelectChunks(select)));
         for (std::int64_t list = 0; list < rows * heads.kv_heads; ++list) {
           std::vector<std::int32_t> candidates;
           for (std::int32_t i = 0; i < c.chosen[level + 1].counts.i32()[list]; ++i) {
@@ -264,6 +312,7 @@ TEST_P(OpSuite, GistsUnderChosenSections) {
           }
           std::set<std::int32_t> expected;
           for (std::int64_t row = list * heads.group; row < (list + 1) * heads.group; ++row) {
+            ASSERT_NO_FATAL_FAILURE(ExpectBest(best, some, row, static_cast<std::int64_t>(candidates.size())));
             std::vector<std::int32_t> order = candidates;
             std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
               return all[row * gists + a] > all[row * gists + b];
@@ -280,6 +329,7 @@ TEST_P(OpSuite, GistsUnderChosenSections) {
           }
           ASSERT_EQ(mine.List(list), std::vector<std::int32_t>(expected.begin(), expected.end()));
           ASSERT_EQ(mine.List(list), want.List(list));
+          ASSERT_EQ(by_best.List(list), want.List(list));
         }
       }
     }

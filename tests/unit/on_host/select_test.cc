@@ -64,19 +64,26 @@ TEST_P(SelectOnHost, KeepsTheBest) {
   const SelectCase& c = GetParam();
   const std::int64_t heads = c.kv_heads * c.group;
   std::mt19937 engine(11);
-  std::vector<float> scores(static_cast<std::size_t>(heads * c.gists + 3));  // fours are read whole
+  std::vector<float> scores(static_cast<std::size_t>(heads * c.gists));
   for (std::size_t i = 0; i < scores.size(); ++i) {
     scores[i] = MakeScore(c.kind, static_cast<std::int64_t>(i) % c.gists, engine);
   }
   std::vector<std::int32_t> chosen(static_cast<std::size_t>(c.kv_heads * c.gists)), counts(2);
   CudaContext context(5, memory);
-  for (int call = 0; call < 2; ++call) {  // the second finds what the first has left
+  const std::int64_t bests = (c.gists + kScoresOfBest - 1) / kScoresOfBest;
+  std::vector<float> best(static_cast<std::size_t>(heads * bests), -INFINITY);
+  for (std::int64_t i = 0; i < heads * c.gists; ++i) {
+    float& of = best[i / c.gists * bests + i % c.gists / kScoresOfBest];
+    of = std::fmax(of, scores[i]);
+  }
+  for (int call = 0; call < 4; ++call) {  // the second finds what the first has left; then without the best of tiles
     const SelectChunksArgs args{.scores = Tensor(scores.data(), DType::kF32, {1, heads, c.gists}),
                                 .kv_heads = c.kv_heads,
                                 .top_k = c.top_k,
                                 .top_p = c.top_p,
                                 .chosen = {Tensor(chosen.data(), DType::kInt32, {1, c.kv_heads, c.gists}),
-                                           Tensor(counts.data(), DType::kInt32, {1, c.kv_heads})}};
+                                           Tensor(counts.data(), DType::kInt32, {1, c.kv_heads})},
+                                .best = call < 2 ? Tensor(best.data(), DType::kF32, {1, heads, bests}) : Tensor()};
     const Status status = SelectAll(context, std::span(&args, 1));
     ASSERT_TRUE(status.ok()) << status.ToString();
     ASSERT_TRUE(context.CountersAreZero());
@@ -93,11 +100,11 @@ TEST_P(SelectOnHost, KeepsTheBest) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, SelectOnHost,
-                         ::testing::Values(SelectCase{3000, 40},                       // the best of each thread tell
-                                           SelectCase{3001, 700},                      // of some of its scores
-                                           SelectCase{3000, 2500},                     // all are counted
+                         ::testing::Values(SelectCase{3000, 40},                       // the best of tiles tell
+                                           SelectCase{3001, 700},                      // too many are wanted for that
+                                           SelectCase{3000, 2500},                     // nearly all
                                            SelectCase{200, 300},                       // all are kept
-                                           SelectCase{20003, 300},                     // more than registers hold
+                                           SelectCase{20003, 300},                     //
                                            SelectCase{20000, 300, 0, Kind::kSteps},    //
                                            SelectCase{3000, 40, 0, Kind::kOutliers},   //
                                            SelectCase{3000, 40, 0, Kind::kTies},       // digit by digit, the rest
