@@ -7,7 +7,7 @@
 
 namespace unfold {
 
-// Of a block; of the fewer splits of several requests, half as many, so that more blocks share a multiprocessor.
+// Of a block, the most.
 constexpr int kMergeThreads = 512;
 constexpr int kMergeAtOnce = 8;  // loads of a thread under way
 

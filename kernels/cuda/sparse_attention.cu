@@ -54,11 +54,12 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
 
 Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, Index rows) {
   static_assert(kItemsOfSplit * 2 * kTileHeads <= kMergeThreads && kMaxQueryDim <= kMergeThreads / 2);
-  // Of one request the splits are many and the heads few: a block for each 32 dims.
-  const bool fewer = requests.front().partials.usual == kSplitsOfMany &&
-                     requests.front().queries.heads_at_once * kItemsOfSplit <= kMergeThreads / 2;
+  // As few as have a thread for each head of each item, so that blocks of the work after find a place beside them.
+  const Index heads_of_items = requests.front().queries.heads_at_once * kItemsOfSplit;
+  const int threads = heads_of_items <= kMergeThreads / 2 ? kMergeThreads / 2 : kMergeThreads;
   const AttentionInputs<__nv_bfloat16>& first = requests.front().in;
-  const Index blocks_of_head = requests.size() == 1 ? CeilDiv(first.queries.head_dim, kWarp) : 1;
+  // Of one row the splits are many and the heads few: a block for each 32 dims.
+  const Index blocks_of_head = requests.size() == 1 && rows == 1 ? CeilDiv(first.queries.head_dim, kWarp) : 1;
   const Index merging = rows * first.queries.heads * blocks_of_head;
   Index splits = 0;
   bool with_mass = false;
@@ -68,11 +69,9 @@ Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, I
   }
   return LaunchTogether(requests, [&]<int kMost>(const Together<AttendRequest, kMost>& some, int count) {
     const Index at_once = with_mass ? SplitsAtOnce(context, first.kv_heads * count, splits) : 0;
-    return context.Launch(MergeAndMassKernel<kMost>,
-                          {merging + first.kv_heads * at_once, fewer ? kMergeThreads / 2 : kMergeThreads, 0,
-                           "SparseAttention", false, count},
-                          some, static_cast<unsigned>(merging), static_cast<unsigned>(blocks_of_head),
-                          static_cast<unsigned>(at_once));
+    return context.Launch(
+        MergeAndMassKernel<kMost>, {merging + first.kv_heads * at_once, threads, 0, "SparseAttention", false, count},
+        some, static_cast<unsigned>(merging), static_cast<unsigned>(blocks_of_head), static_cast<unsigned>(at_once));
   });
 }
 

@@ -236,6 +236,7 @@ class OnDevice final : public Backend {
       Replace(mirror, a.rope);
       Replace(mirror, a.parents);
       a.q = mirror(a.q), a.positions = mirror(a.positions), a.scores = mirror(a.scores);
+      a.best = mirror(a.best);
       a.turned = mirror.Structs(a.turned);
     });
   }
@@ -243,7 +244,7 @@ class OnDevice final : public Backend {
     return CallMany(&Backend::SelectChunks, requests, [](SelectChunksArgs& a, Mirrors& mirror) {
       Replace(mirror, a.parents);
       Replace(mirror, a.chosen);
-      a.scores = mirror(a.scores);
+      a.scores = mirror(a.scores), a.best = mirror(a.best);
     });
   }
   Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override {
