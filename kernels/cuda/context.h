@@ -22,65 +22,11 @@
 #include <unordered_set>
 #include <vector>
 
+#include "kernels/cuda/faults.h"
 #include "kernels/tensor.h"
 #include "unfold/base.h"
 
 namespace unfold {
-
-// What a kernel can find wrong with a value inside a tensor. The words are in context.cu.
-enum class FaultKind : int {
-  kEmbedIds,
-  kRopePositions,
-  kUnfoldPositions,
-  kUnfoldOutRows,
-  kScorePositions,
-  kScoreOffsets,
-  kAttentionPositions,
-  kAttentionTail,
-  kAttentionOffsets,
-  kScoreParentCounts,
-  kScoreParents,
-  kScoreParentOrder,
-  kSelectParentCounts,
-  kSelectParents,
-  kSelectParentOrder,
-  kChosenCounts,
-  kChosen,
-  kChosenOrder,
-  kChunks,
-  kChunkOrder,
-  kPages,
-  kChunkTokens,
-  kChunkDocument,
-  kRowDocuments,
-  kScoreSegment,
-  kScoreChild,
-  kSelectChild,
-  kAttentionSegment,
-  kAttentionSinks,
-  kUnfoldChosenCounts,
-  kUnfoldChosen,
-  kUnfoldTokens,
-  kUnfoldSlot,
-  kUnfoldBlock,
-  kUnfoldFirstRow,
-  kUnfoldRows,
-  kUnfoldChunkPosition,
-  kCount
-};
-
-// The first bad value of one kind, of the first call that met one. All bits set: none.
-struct FaultNote {
-  unsigned long long index_and_value;  // the lowest index, its value in the low half
-  unsigned long long call;
-  long long limit;  // the largest right value
-};
-
-// Where the kernels of one call note bad values.
-struct FaultSink {
-  FaultNote* notes = nullptr;  // one of each FaultKind
-  unsigned long long call = 0;
-};
 
 class CudaContext {
  public:

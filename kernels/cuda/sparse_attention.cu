@@ -58,8 +58,9 @@ Status Merge(CudaContext& context, const std::vector<AttendRequest>& requests, I
   const Index heads_of_items = requests.front().queries.heads_at_once * kItemsOfSplit;
   const int threads = heads_of_items <= kMergeThreads / 2 ? kMergeThreads / 2 : kMergeThreads;
   const AttentionInputs<__nv_bfloat16>& first = requests.front().in;
-  // Of one row the splits are many and the heads few: a block for each 32 dims.
-  const Index blocks_of_head = requests.size() == 1 && rows == 1 ? CeilDiv(first.queries.head_dim, kWarp) : 1;
+  // Where splits are many, a block for each 32 dims: whatever the rows, so that a row's bits do not depend on others.
+  const Index blocks_of_head =
+      requests.front().partials.usual == kUsualSplits ? CeilDiv(first.queries.head_dim, kWarp) : 1;
   const Index merging = rows * first.queries.heads * blocks_of_head;
   Index splits = 0;
   bool with_mass = false;

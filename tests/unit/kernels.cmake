@@ -6,7 +6,8 @@ if(UNFOLD_WITH_CUDA)
               LIBS unfold_kernels)
   # Kernels as code of the host, with other headers in the place of those that only a GPU can run.
   unfold_test(NAME kernels_on_host_test LABEL unit TIMEOUT 300
-              SOURCES unit/on_host/few_rows_test.cc unit/on_host/several_rows_test.cc unit/on_host/select_test.cc LIBS unfold_base)
+              SOURCES unit/on_host/few_rows_test.cc unit/on_host/several_rows_test.cc unit/on_host/select_test.cc
+                      unit/on_host/merge_splits_test.cc LIBS unfold_base)
   target_include_directories(kernels_on_host_test BEFORE PRIVATE unit/on_host)
   target_include_directories(kernels_on_host_test SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(kernels_on_host_test PRIVATE -Wno-unknown-pragmas -fno-strict-aliasing)

@@ -47,7 +47,8 @@ namespace unfold {
 constexpr int kMostSharedBytes = 227 << 10;  // of a block, as on an H200
 
 namespace {
-alignas(128) unsigned char memory[kMostSharedBytes];  // a block's, by the name that kernels of this file know it by
+[[maybe_unused]] alignas(
+    128) unsigned char memory[kMostSharedBytes];  // a block's, by the name that kernels of this file know it by
 }
 
 namespace on_host {
@@ -196,11 +197,17 @@ inline unsigned __ballot_sync(unsigned, bool value) {
   return OfAllLanes(value ? 1U << unfold::on_host::Lane() : 0U, std::bit_or<unsigned>());
 }
 inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __clz(int value) { return std::countl_zero(static_cast<unsigned>(value)); }
 inline int __clzll(long long value) { return std::countl_zero(static_cast<unsigned long long>(value)); }
 inline int __ffs(int bits) { return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1; }
 inline unsigned long long __double2ull_ru(double value) { return static_cast<unsigned long long>(std::ceil(value)); }
 using std::isfinite;
 using std::isnan;
+template <typename T>
+T __ldg(const T* from) {
+  return *from;
+}
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 template <typename A, typename B>

@@ -8,21 +8,12 @@
 #include <cstddef>
 #include <string_view>
 
+#include "kernels/cuda/faults.h"
 #include "kernels/tensor.h"
 #include "tests/unit/on_host/on_host.h"
 #include "unfold/base.h"
 
 namespace unfold {
-
-struct FaultNote {
-  unsigned long long call, index_and_value;
-  std::int64_t limit;
-};
-enum class FaultKind { kSelectParentCounts, kSelectParents, kSelectParentOrder, kSelectChild, kCount };
-struct FaultSink {
-  FaultNote* notes;
-  unsigned long long call;
-};
 
 class CudaContext {
  public:
