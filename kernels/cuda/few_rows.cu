@@ -20,7 +20,10 @@
 // norms and claims, but no runs: 4.85 (4.92). A block a multiprocessor with 128 to 192 KiB on their way: with runs
 // alone 4.87 (4.92), on another machine 5.10 (4.83); of 96 KiB 5.54; with claims 5.44 (4.87). Blocks that end bring
 // what the next launch reads to L2 (cp.async.bulk.prefetch.L2): nothing 4.85, 12 MB 4.90, 24 MB 5.04 (4.92). As it is,
-// with all kernels letting the work after come up when the work before is done: 4.85 (4.96).
+// with all kernels letting the work after come up when the work before is done: 4.85 (4.96). Parts of tiles, three
+// steps or four, that are claimed, the last block of a tile adding up: 5.70 (4.75); with a warp of its own for what
+// ends a part: 5.80 (4.90), and so with whole tiles: 4.99; claims of whole tiles late, at the step before the last:
+// 4.96 (both beside other changes, which were worth nothing there).
 #include <algorithm>
 
 #include "kernels/cuda/common.cuh"

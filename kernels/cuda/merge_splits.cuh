@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The splits of a row and head as one, in their order, by a block.
+// The splits of a row and head as one, in their order.
+//
+// Tried (H200, a layer of 28/4 heads x 128 at 128K tokens, attention and merging together): a block of 512 threads a
+// head, four splits side by side, shares of the softmax by the whole block: 29 us; so: 25.5. A token of Qwen2-7B: 5.51
+// ms; so with blocks of 512 threads, beside which few blocks of the work after find a place, 5.50; of 256, 5.43.
 #ifndef UNFOLD_KERNELS_CUDA_MERGE_SPLITS_CUH_
 #define UNFOLD_KERNELS_CUDA_MERGE_SPLITS_CUH_
 

