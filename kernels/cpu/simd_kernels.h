@@ -11,6 +11,7 @@ namespace unfold {
 namespace {
 
 constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kMostRowsAhead = 32;  // more x rows take longer than what comes next, without being fetched
 constexpr std::int64_t kAheadBytes = 16384;  // how far ahead of its loads a stream of rows is fetched
 
 // The last n < kStep elements of a row; the other lanes are zero.
@@ -131,13 +132,26 @@ inline void DotTileAt(const typename X::Element* const* x, const TileColumn<W>& 
   }
 }
 
-template <typename X, typename W>
+// Of `num_x` rows, up to `most`, all as one tile.
+template <int most, typename X, typename W>
+inline void DotRest(const typename X::Element* const* x, std::int64_t num_x, const TileColumn<W>& column, float* out,
+                    std::int64_t out_stride, bool accumulate) {
+  if constexpr (most > 0) {
+    if (num_x == most) return DotTileAt<most, X, W>(x, column, out, out_stride, accumulate);
+    DotRest<most - 1, X, W>(x, num_x, column, out, out_stride, accumulate);
+  }
+}
+
+// Rows that make no full tile are one more where the column is in L1; elsewhere pairs, which fetch what comes next.
+template <bool in_l1, typename X, typename W>
 inline void DotColumn(const typename X::Element* const* x, std::int64_t num_x, const TileColumn<W>& column, float* out,
                       std::int64_t out_stride, bool accumulate) {
   std::int64_t r = 0;
   for (; r + kTileRows <= num_x; r += kTileRows) {
     DotTileAt<kTileRows, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
   }
+  if (in_l1)
+    return DotRest<kTileRows - 1, X, W>(x + r, num_x - r, column, out + r * out_stride, out_stride, accumulate);
   for (; r + 2 <= num_x; r += 2) DotTileAt<2, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
   if (r < num_x) DotTileAt<1, X, W>(x + r, column, out + r * out_stride, out_stride, accumulate);
 }
@@ -156,7 +170,7 @@ void DotColumns(const typename X::Element* const* x, std::int64_t num_x, const v
       column.w[c] = row(j + c);
       column.next[c] = row(j + c + ahead);
     }
-    DotColumn<X, W>(x, num_x, column, out + j, out_stride, accumulate);
+    DotColumn<false, X, W>(x, num_x, column, out + j, out_stride, accumulate);
   }
 }
 
@@ -166,7 +180,17 @@ void WidenRow(const void* row, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += kLanes) StoreUpTo(LoadUpTo<Row>(in + i, n - i), out + i, n - i);
 }
 
-// With many x rows a 16-bit column is widened once into a panel in L1: the same values, so the same sums.
+// Into L2, a row of which something is read later.
+template <typename Row>
+inline void FetchRow(const void* row, std::int64_t n) {
+  constexpr std::int64_t kLine = 64 / sizeof(typename Row::Element);
+  const auto* from = static_cast<const typename Row::Element*>(row);
+  for (std::int64_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i, 0, 2);
+}
+
+// With many x rows a 16-bit column is widened once into a panel in L1: the same values, so the same sums. (Measured on
+// a Zen 4 core of two, a decoding step of gist-mini in f32: 16 answers 9.9 ms, with rows fetched ahead and what makes
+// no full tile as one 8.1; 13 answers 8.3 and 6.9.)
 template <typename Row>
 void Dots(const float* const* x, std::int64_t num_x, const void* const* w, std::int64_t num_w, std::int64_t k,
           float* out, std::int64_t out_stride, bool accumulate) {
@@ -176,13 +200,16 @@ void Dots(const float* const* x, std::int64_t num_x, const void* const* w, std::
     return;
   }
   alignas(64) float panel[kPanelFloats];
+  const std::int64_t ahead = kAheadBytes / (k * static_cast<std::int64_t>(sizeof(Element))) + 1;
+  const auto row = [&](std::int64_t n) { return w[n < num_w ? n : num_w - 1]; };
   for (std::int64_t j = 0; j < num_w; j += kTileCols) {
     TileColumn<F32Row> column{{}, {}, num_w - j, k};
     for (int c = 0; c < kTileCols; ++c) {
-      WidenRow<Row>(w[j + c < num_w ? j + c : num_w - 1], panel + c * k, k);
+      if (num_x <= kMostRowsAhead) FetchRow<Row>(row(j + c + ahead), k);
+      WidenRow<Row>(row(j + c), panel + c * k, k);
       column.w[c] = column.next[c] = panel + c * k;
     }
-    DotColumn<F32Row, F32Row>(x, num_x, column, out + j, out_stride, accumulate);
+    DotColumn<true, F32Row, F32Row>(x, num_x, column, out + j, out_stride, accumulate);
   }
 }
 
