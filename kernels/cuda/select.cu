@@ -152,6 +152,7 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   SelectShared& shared = *reinterpret_cast<SelectShared*>(memory);
   ClearForParts(shared);
   for (int word = threadIdx.x; word < kMarkWords; word += SelectThreads()) shared.marks[word] = 0;
+  __syncthreads();
   const auto& [scores, best, candidates, shape, finished, all_marks, chosen, counts] = requests();
   const unsigned row = blockIdx.x;
   const unsigned group = static_cast<unsigned>(shape.heads) / static_cast<unsigned>(shape.kv_heads), list = row / group;
