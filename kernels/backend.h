@@ -160,6 +160,8 @@ struct ChosenGists {
 };
 
 constexpr std::int64_t kScoresOfBest = 16;
+// Of so many scores (GistScoreArgs::best).
+constexpr std::int64_t NumBest(std::int64_t scores) { return (scores + kScoresOfBest - 1) / kScoresOfBest; }
 
 // The gists of one level that are candidates for a query row and key/value head: the children of `parents`, the gists
 // chosen at the level above, or all of the level when `parents` is not set (method.md 4.4). Candidate i is the i-th in
@@ -173,7 +175,7 @@ struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidat
   int level = 0;
   ChosenGists parents{};
   Tensor scores;  // f32 [T, H, C_level]; past the last candidate nothing is written
-  // Optional: f32 [T, H, ceil(C_level / kScoresOfBest)], the best of every kScoresOfBest scores, NaN not counted; minus
+  // Optional: f32 [T, H, NumBest(C_level)], the best of every kScoresOfBest scores, NaN not counted; minus
   // infinity of none. SelectChunks then need not look at all scores.
   Tensor best{};
   // Optional: int8 [Backend::TurnedQueryBytes], at a multiple of 16 bytes. What a backend makes of the queries once for

@@ -47,13 +47,13 @@ void CheckChosenGists(ArgCheck& check, std::string_view field, const ChosenGists
   check.Shape("counts", chosen.counts, kInt32, {rows, kv_heads});
 }
 
-// The parents that name candidates of `level`, when they are set.
 void CheckBest(ArgCheck& check, const Tensor& best, const Tensor& scores) {
   if (!check.ok() || best.rank == 0) return;
   const auto [rows, heads, gists, unused] = scores.dims;
-  check.Shape("best", best, kF32, {rows, heads, (gists + kScoresOfBest - 1) / kScoresOfBest});
+  check.Shape("best", best, kF32, {rows, heads, NumBest(gists)});
 }
 
+// The parents that name candidates of `level`, when they are set.
 void CheckParentGists(ArgCheck& check, const ContextView* context, int level, const ChosenGists& parents,
                       std::int64_t rows, std::int64_t kv_heads) {
   if (parents.gists.rank == 0) return;

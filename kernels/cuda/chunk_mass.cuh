@@ -30,9 +30,7 @@ __device__ void AddKeptMass(const AttendRequest& request, unsigned at_once, unsi
     const float2* state = partials.state + (place.t * in.queries.heads + place.first_head + h) * partials.splits;
     float largest = -INFINITY, total = 0;
     for (int s = lane; s < used; s += kWarp) largest = fmaxf(largest, state[s].x);
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-    }
+    largest = WarpMax(largest);
     for (int s = lane; s < used; s += kWarp) total = fmaf(state[s].y, expf(state[s].x - largest), total);
     total = WarpSum(total);
     if (lane == 0) shared.whole[h] = make_float2(largest, total);

@@ -63,6 +63,12 @@ __device__ __forceinline__ double WarpSum(double value) {
   return value;
 }
 
+__device__ __forceinline__ float WarpMax(float value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  return value;
+}
+
 // The sum of this lane's value and those of the lanes before it. All lanes take part.
 __device__ __forceinline__ int WarpSumThrough(int value) {
 #pragma unroll

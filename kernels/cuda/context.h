@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "kernels/cuda/faults.h"
+#include "kernels/cuda/launch_shape.h"
 #include "kernels/tensor.h"
 #include "unfold/base.h"
 
@@ -64,14 +65,6 @@ class CudaContext {
   Status Settle() { return Settle(stream_); }
   // Waits for another stream alone: what its work waited for has noted its bad values.
   Status Settle(cudaStream_t stream);
-  struct LaunchShape {
-    std::int64_t blocks;
-    int threads;
-    std::size_t shared_bytes;
-    std::string_view op;
-    bool streams = false;
-    int requests = 1;  // of as many blocks each, by blockIdx.y (together.cuh)
-  };
   // Launches a kernel that begins with WaitForWorkBefore (common.cuh): its blocks come up before the work before ends.
   // All of an SM's memory that can be shared memory is: kernels that differ in it wait for each other. But one that
   // streams is launched after the work before, with a large L1, where its loads under way find room.

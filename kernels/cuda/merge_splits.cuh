@@ -53,9 +53,7 @@ __device__ void MergeHead(const AttentionInputs<Kv>& in, const Partials& partial
   load(side);  // the first ones are on their way while the whole is found
   float largest = mine.x;
   for (int s = lane + kWarp; s < splits; s += kWarp) largest = fmaxf(largest, __ldcg(states + s).x);
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-  }
+  largest = WarpMax(largest);
   const auto share = [&](const float2& one) { return one.y == 0 ? 0.0F : expf(one.x - largest); };
   float total = mine.y * share(mine);
   for (int s = lane + kWarp; s < splits; s += kWarp) {

@@ -16,6 +16,18 @@ constexpr int kTileHeads = 8;
 
 constexpr int kTileKeys = 16;
 
+// Of a head, over the keys of a tile: lanes that have the same lane % 4 have its logits.
+__device__ __forceinline__ float TileMax(float value) {
+#pragma unroll
+  for (int step = 4; step < kWarp; step *= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  return value;
+}
+__device__ __forceinline__ float TileSum(float value) {
+#pragma unroll
+  for (int step = 4; step < kWarp; step *= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+
 // Query rows, rotated to their position inside each document and, last, to their global one: the right operand of a
 // tile's products, as a lane loads it. A value is the sum of two bf16: with both, a product with bf16 keys is as good
 // as in f32. Made by rotated_queries.cu.

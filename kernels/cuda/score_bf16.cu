@@ -119,9 +119,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int tile = 0; tile < kHeadTiles; ++tile) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float most = best[tile][h];
-#pragma unroll
-          for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
+          const float most = TileMax(best[tile][h]);
           const int head = tile * kTileHeads + lane % 4 * 2 + h;
           if (lane < 4 && head < group) head_best[head * bests + first / kTileKeys] = most;
         }

@@ -204,9 +204,8 @@ __global__ void __launch_bounds__(kMostSelectThreads)
   __syncthreads();
   if (!shared.last) return;
   __threadfence();
-  Unite(marks, (count + kWarp - 1) / kWarp,
-        candidates.gists == nullptr ? nullptr : candidates.gists + list * shape.gists, chosen + list * shape.gists,
-        counts + list, room, shared);
+  Unite(marks, words, candidates.gists == nullptr ? nullptr : candidates.gists + list * shape.gists,
+        chosen + list * shape.gists, counts + list, room, shared);
 }
 
 // Whether one launch can take all: of one row each, and as many heads.
@@ -256,7 +255,7 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
   }
   return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
     const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
-    const Index room = std::max(kLeastRoom, CeilDiv(most_gists, kScoresOfBest));
+    const Index room = std::max(kLeastRoom, NumBest(most_gists));
     return context.Launch(SelectKernel<kMost>,
                           {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(int),
                            "SelectChunks", false, count},

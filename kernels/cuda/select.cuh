@@ -132,7 +132,6 @@ struct alignas(16) SelectShared {
   unsigned least, largest;  // ranks
   int sums[kMostSelectThreads / kWarp];
   int part, above;
-  Order cut;
   bool last;
   union {
     RadixShared radix;

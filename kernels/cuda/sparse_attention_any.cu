@@ -83,9 +83,7 @@ __global__ void __launch_bounds__(kThreads)
       const int h = warp * kHeadsOfWarp + i;
       float largest = shared.largest[h];
       for (int key = lane; key < used; key += kWarp) largest = fmaxf(largest, shared.logits[h][key]);
-      for (int step = kWarp / 2; step > 0; step /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-      }
+      largest = WarpMax(largest);
       float total = 0;
       for (int key = lane; key < used; key += kWarp) {
         const float weight = expf(shared.logits[h][key] - largest);

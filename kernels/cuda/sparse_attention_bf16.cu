@@ -169,10 +169,7 @@ struct WarpState {
     float weight[4], shrink[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float most = fmaxf(logits[h], logits[h + 2]);
-#pragma unroll
-      for (int step = 4; step < kWarp; step *= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, step));
-      most = fmaxf(most, largest[n][h]);
+      const float most = fmaxf(TileMax(fmaxf(logits[h], logits[h + 2])), largest[n][h]);
       shrink[h] = Exp2(largest[n][h] - most);
       largest[n][h] = most;
       weight[h] = Exp2(logits[h] - most);
@@ -219,9 +216,7 @@ struct WarpState {
     for (int n = 0; n < kHeadTiles; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float sum = total[n][h];
-#pragma unroll
-        for (int step = 4; step < kWarp; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+        const float sum = TileSum(total[n][h]);
         const int head = n * kTileHeads + lane % 4 * 2 + h;
         if (lane < 4) shared.state[warp][head] = make_float2(largest[n][h] * kLn2, sum);
 #pragma unroll

@@ -45,10 +45,9 @@ class LayerBench {
   Status CountChoice(const Step& step);
   double RowBytes(double rows) const;  // of K, or of V, of one head
   void Describe(BenchFigure& figure) const;
-  static std::int64_t BestOf(std::int64_t gists) { return (gists + kScoresOfBest - 1) / kScoresOfBest; }
   Tensor BestOf(const Step& step, int level) const {
     if (step.best.rank == 0) return {};
-    const std::int64_t best = BestOf(context_.tables().levels[level].size());
+    const std::int64_t best = NumBest(context_.tables().levels[level].size());
     return step.best.Rows(level, level + 1).Reshape({1, run_.shape().heads, best});
   }
   ChosenGists ParentsOf(const Step& step, int level) const {
@@ -111,7 +110,7 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
   // Of the level at hand; the finest is the last to be scored.
   UNFOLD_TRY_ASSIGN(step.scores, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, most}));
   if (run_.backend().SelectsByBest()) {
-    UNFOLD_TRY_ASSIGN(step.best, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, BestOf(most)}));
+    UNFOLD_TRY_ASSIGN(step.best, memory.Zeros(DType::kF32, {view.num_levels, shape.heads, NumBest(most)}));
   }
   SparseAttentionArgs& attend = step.attend;
   attend.q = step.q;

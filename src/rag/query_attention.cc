@@ -268,9 +268,8 @@ Status QueryAttention::ChooseLevel(Backend& backend, int level, std::span<LayerP
                       own.scores_.Get(backend, DType::kF32, {own.pass_tokens_, config.heads, gists}));
     Tensor best;
     if (backend.SelectsByBest()) {
-      UNFOLD_TRY_ASSIGN(
-          best, own.best_scores_.Get(backend, DType::kF32,
-                                     {own.pass_tokens_, config.heads, (gists + kScoresOfBest - 1) / kScoresOfBest}));
+      UNFOLD_TRY_ASSIGN(best,
+                        own.best_scores_.Get(backend, DType::kF32, {own.pass_tokens_, config.heads, NumBest(gists)}));
     }
     scored.push_back({.q = args.q,
                       .positions = args.positions,

@@ -35,8 +35,8 @@ class Request {
         case_.Out()};
     for (const LevelCase& level : case_.context.levels) {
       step.scores.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{1, heads.heads(), level.gists()});
-      step.best.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{
-                                              1, heads.heads(), (level.gists() + kScoresOfBest - 1) / kScoresOfBest});
+      step.best.emplace_back(DType::kF32,
+                             std::initializer_list<std::int64_t>{1, heads.heads(), NumBest(level.gists())});
       step.chosen.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads, level.gists()});
       step.counts.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads});
     }

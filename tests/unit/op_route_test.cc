@@ -11,7 +11,7 @@ namespace {
 
 Guarded BestLike(const Guarded& scores) {
   const auto [rows, heads, gists, unused] = (*scores).dims;
-  return Guarded(DType::kF32, {rows, heads, (gists + kScoresOfBest - 1) / kScoresOfBest});
+  return Guarded(DType::kF32, {rows, heads, NumBest(gists)});
 }
 
 // The best of the first `count` scores of row `row` of all heads, every kScoresOfBest.

@@ -70,7 +70,7 @@ TEST_P(SelectOnHost, KeepsTheBest) {
   }
   std::vector<std::int32_t> chosen(static_cast<std::size_t>(c.kv_heads * c.gists)), counts(2);
   CudaContext context(5, memory);
-  const std::int64_t bests = (c.gists + kScoresOfBest - 1) / kScoresOfBest;
+  const std::int64_t bests = NumBest(c.gists);
   std::vector<float> best(static_cast<std::size_t>(heads * bests), -INFINITY);
   for (std::int64_t i = 0; i < heads * c.gists; ++i) {
     float& of = best[i / c.gists * bests + i % c.gists / kScoresOfBest];

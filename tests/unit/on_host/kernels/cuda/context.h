@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kernels/cuda/faults.h"
+#include "kernels/cuda/launch_shape.h"
 #include "kernels/tensor.h"
 #include "tests/unit/on_host/on_host.h"
 #include "unfold/base.h"
@@ -32,14 +33,6 @@ class CudaContext {
     return std::all_of(counters_.begin(), counters_.end(), [](unsigned count) { return count == 0; });
   }
 
-  struct LaunchShape {
-    std::int64_t blocks;
-    int threads;
-    std::size_t shared_bytes;
-    std::string_view op;
-    bool streams = false;
-    int requests = 1;
-  };
   template <typename... Params, typename... Args>
   Status Launch(void (*kernel)(Params...), const LaunchShape& work, Args... args) {
     if (work.requests != 1) return Status::Internal("several requests");
