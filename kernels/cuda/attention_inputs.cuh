@@ -71,7 +71,10 @@ Index MostItems(const SparseAttentionArgs& args) {
   Index most = CeilDiv(args.prefix_tokens, kItemRows<Kv>) + CeilDiv(args.tail_k.dims[1], kItemRows<Kv>);
   if (args.context == nullptr) return most;
   most += CeilDiv(args.context->sink_k.dims[1], kSinkRows<Kv>);
-  for (int n = 0; n < args.context->num_levels; ++n) most += args.context->gists[n].k.dims[1];
+  for (int n = 0; n < args.context->num_levels; ++n) {
+    const Index gists = args.context->gists[n].k.dims[1];
+    most += n == 0 ? gists : CeilDiv(gists, kChosenRows<Kv>);
+  }
   return most;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a query row attends, on the device: the list of *items* of a row and key/value head. An item is a run of up to
-// kItemRows rows of prefix, tail or, when all are read, gists, or of up to kSinkRows sinks; or one chosen gist and, at
-// level 0, the raw tokens of its chunk.
+// kItemRows rows of prefix, tail or, when all are read, gists, or of up to kSinkRows sinks; up to kChosenRows chosen
+// gists of a level above 0; or one of level 0 and the raw tokens of its chunk.
 #ifndef UNFOLD_KERNELS_CUDA_ATTENTION_ITEMS_CUH_
 #define UNFOLD_KERNELS_CUDA_ATTENTION_ITEMS_CUH_
 
@@ -18,6 +18,9 @@ constexpr Index kItemRows = sizeof(Kv) == sizeof(float) ? 8 : 16;
 // a run's work grows with its documents.
 template <typename Kv>
 constexpr Index kSinkRows = sizeof(Kv) == sizeof(float) ? kItemRows<Kv> : 4;
+// Chosen gists of a level above 0: on tensor cores as many as a tile has, each from a place of its own.
+template <typename Kv>
+constexpr Index kChosenRows = sizeof(Kv) == sizeof(float) ? 1 : 16;
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 
@@ -63,15 +66,18 @@ struct Item {
   // Where the documents of a table of rows end, for a run of several rows; null: all of one document.
   const std::int32_t* ends = nullptr;
   std::int32_t rows = 0, raw_rows = 0;
-  std::int32_t first = 0;     // of its rows, in that table
+  const std::int32_t* places = nullptr;  // of its rows in that table; null: one behind the other
+  std::int32_t first = 0;                // of its rows, in that table
   std::int32_t document = 0;  // when there is one; as many as there are: rows at global positions, which none has
   std::int32_t chunk = -1;
 
   __device__ std::int32_t keys() const { return rows + raw_rows; }
+  // Of key `i`, one of `rows`, in rows behind `k` and `v`.
+  __device__ std::int32_t RowOf(std::int32_t i) const { return places == nullptr ? i : places[i]; }
   // The document of key `i`.
   __device__ int Document(std::int32_t i, Index documents) const {
     if (ends == nullptr) return document;
-    return static_cast<int>(min(FirstNotBelow(ends, documents, first + i + 1), documents - 1));
+    return static_cast<int>(min(FirstNotBelow(ends, documents, first + RowOf(i) + 1), documents - 1));
   }
 };
 
@@ -128,7 +134,9 @@ struct ItemsOfRow {
 #pragma unroll
     for (int n = 0; n < kMaxGistLevels; ++n) {
       const Index gists = n < in.num_levels ? GistsSeen(n, ends[n], counts[n]) : 0;
-      begin[kGistItems + n + 1] = begin[kGistItems + n] + (in.choose ? gists : CeilDiv(gists, kItemRows<Kv>));
+      chosen_[n] = gists;
+      const Index of_item = !in.choose ? kItemRows<Kv> : n == 0 ? 1 : kChosenRows<Kv>;
+      begin[kGistItems + n + 1] = begin[kGistItems + n] + CeilDiv(gists, of_item);
     }
     begin[kItemKinds] = begin[kTailItems] + CeilDiv(tail_rows, kItemRows<Kv>);
   }
@@ -156,11 +164,13 @@ struct ItemsOfRow {
     Index first = begin[kGistItems];
 #pragma unroll
     for (int above = 1; above < kMaxGistLevels; ++above) first = above <= n ? begin[kGistItems + above] : first;
-    if (in.choose) return n == 0 ? Chunk(item - first) : ChosenGist(level, item - first);
+    if (in.choose) return n == 0 ? Chunk(item - first) : ChosenRun(n, item - first);
     return Run(level.rows, item - first, kItemRows<Kv>, level.segment[seen], level.segment + 1, 0);
   }
 
  private:
+  Index chosen_[kMaxGistLevels];  // of each level, or, when all are read, as many as there are
+
   __device__ Index GistsSeen(int n, std::int32_t end, std::int32_t count) const {
     const LevelInputs<Kv>& level = in.levels[n];
     const FaultSink& faults = in.queries.faults;
@@ -197,15 +207,24 @@ struct ItemsOfRow {
     return false;
   }
 
-  __device__ Item<Kv> ChosenGist(const LevelInputs<Kv>& level, Index place) const {
-    const Index at = list * level.rows.stride + place;
-    const std::int32_t gist = level.chosen[at], before = place > 0 ? level.chosen[at - 1] : -1;
+  __device__ Item<Kv> ChosenRun(int n, Index run) const {
+    const LevelInputs<Kv>& level = in.levels[n];
+    const Index place = run * kChosenRows<Kv>, at = list * level.rows.stride + place;
+    Index gists = chosen_[0];
+#pragma unroll
+    for (int above = 1; above < kMaxGistLevels; ++above) gists = above <= n ? chosen_[above] : gists;
+    const auto used = static_cast<std::int32_t>(min(kChosenRows<Kv>, gists - place));
+    std::int32_t before = place > 0 ? level.chosen[at - 1] : -1;
     Item<Kv> item;
-    if (!GoodGist(level, at, before, gist, FaultKind::kChosen, FaultKind::kChosenOrder)) return item;
-    item.document =
-        static_cast<std::int32_t>(min(FirstNotBelow(level.segment + 1, in.documents(), gist + 1), in.documents() - 1));
-    Place(level.rows, gist, &item);
-    item.rows = 1;
+    for (std::int32_t i = 0; i < used; ++i) {
+      const std::int32_t gist = level.chosen[at + i];
+      if (!GoodGist(level, at + i, before, gist, FaultKind::kChosen, FaultKind::kChosenOrder)) return item;
+      before = gist;
+    }
+    Place(level.rows, 0, &item);
+    item.places = level.chosen + at;
+    item.rows = used;
+    item.ends = level.segment + 1;
     return item;
   }
 

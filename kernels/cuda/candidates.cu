@@ -8,7 +8,8 @@
 namespace unfold {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 1024;
+constexpr int kAtOnce = 8;  // parents of a thread, whose loads are under way together
 
 __device__ __forceinline__ bool IsGist(std::int32_t gist, Index count) { return gist >= 0 && gist < count; }
 
@@ -19,12 +20,14 @@ struct CandidateInputs {
   std::int32_t *candidates, *counts;
 };
 
-// One list a block: checks it, then writes the children of its gists one after another.
+// One list a block: checks it, and writes the children of its gists one after another.
 template <int kMost>
 __global__ void __launch_bounds__(kThreads)
     CandidatesKernel(const __grid_constant__ Together<CandidateInputs, kMost> requests, ListFaults kinds) {
-  __shared__ std::int32_t sums[kWarp];
+  __shared__ std::int32_t sums[kAtOnce][kWarp];  // children of a warp's parents, then those before them
+  __shared__ std::int32_t all[kAtOnce];
   __shared__ bool bad;
+  static_assert(kThreads == kWarp * kWarp);
   WaitForWorkBefore();
   const auto& [parents, parent_counts, child, lists, num_parents, gists, faults, candidates, counts] = requests();
   const Index list = blockIdx.x;
@@ -35,41 +38,60 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   const std::int32_t* chosen = parents + list * num_parents;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   if (threadIdx.x == 0) bad = false;
-  __syncthreads();
-  for (std::int32_t i = threadIdx.x; i < count; i += kThreads) {
-    bool good = InRange(faults, kinds.gists, list * num_parents + i, chosen[i], num_parents);
-    if (good && i > 0 && chosen[i - 1] >= chosen[i]) {
-      NoteFault(faults, kinds.order, list * num_parents + i, chosen[i], num_parents - 1);
-      good = false;
-    }
-    // Children that ascend from parent to parent fit into the list, whatever else is wrong.
-    if (good && (child[chosen[i]] < 0 || child[chosen[i]] > child[chosen[i] + 1] || child[chosen[i] + 1] > gists ||
-                 (i > 0 && IsGist(chosen[i - 1], num_parents) && child[chosen[i - 1] + 1] > child[chosen[i]]))) {
-      NoteFault(faults, kinds.child, chosen[i], child[chosen[i]], gists);
-      good = false;
-    }
-    if (!good) bad = true;
-  }
-  __syncthreads();
-  const std::int32_t used = bad ? 0 : count;
 
   std::int32_t written = 0;
-  for (std::int32_t first = 0; first < used; first += kThreads) {
-    const std::int32_t i = first + static_cast<std::int32_t>(threadIdx.x);
-    const std::int32_t begin = i < used ? child[chosen[i]] : 0, end = i < used ? child[chosen[i] + 1] : 0;
-    // Where this parent's children begin: the sum over those before it.
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const std::int32_t through = WarpSumThrough(end - begin);
+  for (std::int32_t first = 0; first < count; first += kAtOnce * kThreads) {
+    std::int32_t parent[kAtOnce], before[kAtOnce], begin[kAtOnce], end[kAtOnce], end_before[kAtOnce], through[kAtOnce];
+    const auto place = [&](int n) { return first + n * kThreads + static_cast<std::int32_t>(threadIdx.x); };
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const std::int32_t i = place(n);
+      parent[n] = i < count ? chosen[i] : 0;
+      before[n] = i < count && i > 0 ? chosen[i - 1] : -1;
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const bool there = place(n) < count && IsGist(parent[n], num_parents);
+      begin[n] = there ? child[parent[n]] : 0;
+      end[n] = there ? child[parent[n] + 1] : 0;
+      end_before[n] = there && IsGist(before[n], num_parents) ? child[before[n] + 1] : begin[n];
+    }
+    __syncthreads();  // the sums of the parents before are read
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const std::int32_t i = place(n);
+      bool good = i >= count || InRange(faults, kinds.gists, list * num_parents + i, parent[n], num_parents);
+      if (i < count && good && before[n] >= parent[n]) {
+        NoteFault(faults, kinds.order, list * num_parents + i, parent[n], num_parents - 1);
+        good = false;
+      }
+      // Children that ascend from parent to parent fit into the list, whatever else is wrong.
+      if (i < count && good && (begin[n] < 0 || begin[n] > end[n] || end[n] > gists || end_before[n] > begin[n])) {
+        NoteFault(faults, kinds.child, parent[n], begin[n], gists);
+        good = false;
+      }
+      if (!good) bad = true, begin[n] = end[n] = 0;
+      through[n] = WarpSumThrough(end[n] - begin[n]);
+      if (lane == kWarp - 1) sums[n][warp] = through[n];
+    }
     __syncthreads();
-    if (lane == kWarp - 1) sums[warp] = through;
+    if (warp < kAtOnce) {
+      const std::int32_t own = sums[warp][lane], so_far = WarpSumThrough(own);
+      sums[warp][lane] = so_far - own;
+      if (lane == kWarp - 1) all[warp] = so_far;
+    }
     __syncthreads();
-    std::int32_t at = written + through - (end - begin);
-    for (int w = 0; w < warp; ++w) at += sums[w];
-    for (std::int32_t gist = begin; gist < end; ++gist) candidates[list * gists + at++] = gist;
-    for (int w = 0; w < kThreads / kWarp; ++w) written += sums[w];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      std::int32_t at = written + sums[n][warp] + through[n] - (end[n] - begin[n]);
+      for (std::int32_t gist = begin[n]; gist < end[n] && at < gists; ++gist) candidates[list * gists + at++] = gist;
+      written += all[n];
+    }
   }
-  if (threadIdx.x == 0) counts[list] = written;
+  __syncthreads();
+  if (threadIdx.x == 0) counts[list] = bad ? 0 : written;
 }
 
 }  // namespace

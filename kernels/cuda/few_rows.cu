@@ -59,6 +59,41 @@ struct WeightStep {
   uint4 low[2][kWarp], high[2][kWarp];
 };
 
+// Eight neighbours as pairs of bf16.
+__device__ __forceinline__ uint4 Pairs(const float4& low, const float4& high) {
+  return make_uint4(PackBf16(low.x, low.y), PackBf16(low.z, low.w), PackBf16(high.x, high.y), PackBf16(high.z, high.w));
+}
+
+// What a lane of the first four has of the only row of x in a step: for both halves of its dims. The other lanes'
+// columns of the right operand are those nobody reads.
+template <typename X>
+struct XStep {
+  static constexpr int kLanes = 4;
+  X half[2][kLanes][kLaneStep];
+
+  // Dims `dim` and those kHalf behind it, a lane's; zeros past the last.
+  __device__ __forceinline__ void Copy(const FewRowsInputs<X>& in, int dim) {
+    constexpr int kOfCopy = 16 / sizeof(X);
+    const int lane = threadIdx.x % kWarp;
+    if (lane >= kLanes) return;
+#pragma unroll
+    for (int h = 0; h < 2; ++h, dim += kHalf) {
+      const bool inside = dim < in.inner;
+#pragma unroll
+      for (int i = 0; i < kLaneStep; i += kOfCopy) {
+        CopyAsync16(&half[h][lane][i], in.x + (inside ? dim + i : 0), inside);
+      }
+    }
+  }
+  __device__ __forceinline__ uint4 Right(int h) const {
+    const int lane = threadIdx.x % kWarp;
+    if (lane >= kLanes) return make_uint4(0, 0, 0, 0);
+    if constexpr (sizeof(X) == sizeof(Bf16)) return *reinterpret_cast<const uint4*>(half[h][lane]);
+    const auto* from = reinterpret_cast<const float4*>(half[h][lane]);
+    return Pairs(from[0], from[1]);
+  }
+};
+
 // Where a lane copies weights from, step by step. What is past the last dim is zeros.
 template <typename X>
 class WeightCursor {
@@ -71,13 +106,13 @@ class WeightCursor {
   __device__ __forceinline__ static int FirstDim() {
     return static_cast<int>(threadIdx.x) / kWarp * kWarpStep + static_cast<int>(threadIdx.x) % 4 * kLaneStep;
   }
-  // To the step after, if there was one here.
-  __device__ __forceinline__ void Copy(WeightStep& to, const int* told) {
+  // To the step after, if there was one here. Returns the lane's first dim of it.
+  __device__ __forceinline__ int Copy(WeightStep& to, const int* told) {
     if (!place_.Inside()) {
-      if (through_) return;
+      if (through_) return in_.inner;
       place_.Next(told);
       through_ = !place_.Inside();
-      if (through_) return;
+      if (through_) return in_.inner;
       Aim();
     }
     const int lane = threadIdx.x % kWarp, first_dim = place_.first * kStep + FirstDim();
@@ -89,6 +124,7 @@ class WeightCursor {
       CopyOnce16(&to.high[half][lane], high_ + (inside ? dim : 0), inside);
     }
     ++place_.first;
+    return first_dim;
   }
 
  private:
@@ -107,16 +143,13 @@ class WeightCursor {
   const Bf16 *low_ = nullptr, *high_ = nullptr;
 };
 
-// Eight neighbours of x as pairs of bf16.
+// Of x, past the caches of a multiprocessor, which may have what was there before the work before.
 __device__ __forceinline__ uint4 LoadRight(const Bf16* from) { return __ldcg(reinterpret_cast<const uint4*>(from)); }
 __device__ __forceinline__ uint4 LoadRight(const float* from) {
-  const float4 low = __ldcg(reinterpret_cast<const float4*>(from));
-  const float4 high = __ldcg(reinterpret_cast<const float4*>(from) + 1);
-  return make_uint4(PackBf16(low.x, low.y), PackBf16(low.z, low.w), PackBf16(high.x, high.y), PackBf16(high.z, high.w));
+  return Pairs(__ldcg(reinterpret_cast<const float4*>(from)), __ldcg(reinterpret_cast<const float4*>(from) + 1));
 }
 
-// x in shared memory, in bf16, its dims filled up with zeros to whole steps. Past the caches of a multiprocessor, which
-// may have what was there before the work before.
+// x in shared memory, in bf16, its dims filled up with zeros to whole steps.
 template <typename X>
 __device__ __forceinline__ void LoadX(const FewRowsInputs<X>& in, int row, int dims, Bf16* to) {
   constexpr int kAtOnce = 10;
@@ -209,12 +242,20 @@ struct FewRowsShared {
   float sums[2][kWarps][kTileColumns][kRows];
   int told[Portions::kPlaces];
 
-  __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }  // [rows, XStride]
+  __device__ Bf16* x() { return reinterpret_cast<Bf16*>(this + 1); }  // [rows, XStride], where it is there as a whole
+  template <typename X>
+  __device__ XStep<X>* StepsOf(int warp) {
+    return reinterpret_cast<XStep<X>*>(this + 1) + warp * kStepsAhead;
+  }
 };
 // Whole steps, and half a warp's more, so that rows begin in different banks.
 __host__ __device__ constexpr int XStride(int inner) { return (inner + kStep - 1) / kStep * kStep + kHalf; }
 
-// With kNormed x, of one row, is normed as it is loaded.
+// One row of x comes step by step, as weights do, so that shared memory is for those; of several rows, or with kNormed,
+// which norms the only one, x is there as a whole.
+template <int kRows, bool kNormed>
+constexpr bool kXBySteps = kRows == 1 && !kNormed;
+
 template <typename X, int kRows, bool kNormed>
 __global__ void __launch_bounds__(kThreads, kMostBlocks)
     FewRowsKernel(const __grid_constant__ FewRowsInputs<X> in, const __grid_constant__ RowNorm norm,
@@ -222,23 +263,33 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<FewRowsShared<kRows>*>(memory);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4;
+  constexpr bool kBySteps = kXBySteps<kRows, kNormed>;
   WeightStep* ahead = shared.ahead[warp];
+  XStep<X>* x_ahead = shared.template StepsOf<X>(warp);
   WeightCursor<X> cursor(in, portions);
-#pragma unroll 1
+  int dims_ahead[kStepsAhead];
+#pragma unroll
   for (int n = 0; n < kStepsAhead; ++n) {
-    cursor.Copy(ahead[n], shared.told);
+    dims_ahead[n] = cursor.Copy(ahead[n], shared.told);
     CommitCopies();
   }
   const int x_stride = XStride(in.inner), dims = x_stride - kHalf;
-  if constexpr (kNormed) {
+  if constexpr (kBySteps) {
+    WaitForWorkBefore<WorkAfter::kWithThis>();
+#pragma unroll
+    for (int n = 0; n < kStepsAhead; ++n) x_ahead[n].Copy(in, dims_ahead[n]);
+    CommitCopies();
+    WaitForCopies<0>();
+  } else if constexpr (kNormed) {
     const NormedRow row(in, norm);
     WaitForWorkBefore<WorkAfter::kWithThis>();
     row.Load(dims, shared.x(), &shared.sums[0][0][0][0]);
+    __syncthreads();
   } else {
     WaitForWorkBefore<WorkAfter::kWithThis>();
     for (int row = 0; row < in.rows; ++row) LoadX(in, row, dims, shared.x() + row * x_stride);
+    __syncthreads();
   }
-  __syncthreads();
   // Columns of the right operand past the last row are copies of it, which nobody reads.
   const Bf16* x = shared.x() + min(group, in.rows - 1) * x_stride + WeightCursor<X>::FirstDim();
   int slot = 0, side = 0;
@@ -248,14 +299,19 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
     if (threadIdx.x == 0 && portions.claims != nullptr) known = portions.Claim(known);
     float sums[4] = {}, others[4] = {};  // two, since a product waits for the one before it
     for (int step = at.first; step < at.end; ++step) {
-      const uint4 right = *reinterpret_cast<const uint4*>(x + step * kStep),
-                  right1 = *reinterpret_cast<const uint4*>(x + step * kStep + kHalf);
       WaitForCopies<kStepsAhead - 1>();
+      const auto right_of = [&](int half) {
+        if constexpr (kBySteps) return x_ahead[slot].Right(half);
+        return *reinterpret_cast<const uint4*>(x + step * kStep + half * kHalf);
+      };
+      const uint4 right = right_of(0), right1 = right_of(1);
       WeightStep& own = ahead[slot];
+      XStep<X>& own_x = x_ahead[slot];
       slot = slot + 1 == kStepsAhead ? 0 : slot + 1;
       const uint4 low = own.low[0][lane], high = own.high[0][lane];
       const uint4 low1 = own.low[1][lane], high1 = own.high[1][lane];
-      cursor.Copy(own, shared.told);
+      const int first_dim = cursor.Copy(own, shared.told);
+      if constexpr (kBySteps) own_x.Copy(in, first_dim);
       CommitCopies();
       Mma(sums, {low.x, high.x, low.y, high.y}, right.x, right.y);
       Mma(others, {low.z, high.z, low.w, high.w}, right.z, right.w);
@@ -305,7 +361,9 @@ __global__ void __launch_bounds__(kThreads, kMostBlocks)
 template <typename X, int kRows, bool kNormed>
 Status Launch(CudaContext& context, const FewRowsInputs<X>& in, const RowNorm& norm) {
   if (in.tiles == 0) return Status::Ok();
-  const std::size_t bytes = sizeof(FewRowsShared<kRows>) + in.rows * XStride(in.inner) * sizeof(Bf16);
+  const std::size_t x_bytes =
+      kXBySteps<kRows, kNormed> ? kWarps * kStepsAhead * sizeof(XStep<X>) : in.rows * XStride(in.inner) * sizeof(Bf16);
+  const std::size_t bytes = sizeof(FewRowsShared<kRows>) + x_bytes;
   constexpr std::size_t kTaken = 1024;  // of a multiprocessor's shared memory, by each block
   const auto fitting = static_cast<Index>((context.most_shared_bytes() + kTaken) / (bytes + kTaken));
   const Index at_once = std::clamp<Index>(fitting, 1, kMostBlocks) * context.num_multiprocessors();

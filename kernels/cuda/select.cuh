@@ -54,19 +54,18 @@ struct EqualParts {
   }
 };
 
-// The scores of one head, and, where few of many are wanted, the best of every kScoresOfBest: then those that may be
-// among the wanted are in few tiles of so many.
+// The scores of one head, and the best of every kScoresOfBest, where they are as many as are wanted: then so many
+// scores are at least the least of them.
 struct Scores {
-  const float *all, *best;  // best: null, or it tells enough
+  const float *all, *best;  // best: or null
   int count, num_best;
 
   __device__ Scores(const float* scores, const float* best_scores, int count, int wanted)
       : all(scores),
         count(count),
         num_best((count + static_cast<int>(kScoresOfBest) - 1) / static_cast<int>(kScoresOfBest)) {
-    best = best_scores != nullptr && num_best >= kBestOfWanted * wanted ? best_scores : nullptr;
+    best = num_best >= wanted ? best_scores : nullptr;
   }
-  static constexpr int kBestOfWanted = 2;
 };
 
 // each(i, value) for those of `count` values, all threads of a block taking part; several loads under way.
@@ -221,23 +220,25 @@ __device__ inline void FindTiles(const Scores& scores, const EqualParts& parts, 
 // Calls keep(i) for each of the best `wanted`, of equal ones the first. False, and nothing kept, when too many are
 // alike or the largest is not finite. ClearForParts and a barrier stand before.
 //
-// Where few are wanted, the best of tiles tell a part below which the wanted-th best cannot lie: as many scores as are
-// wanted are at least there. Those from it on are few more than that.
+// The best of tiles tell the range, and a part below which the wanted-th best cannot lie: as many scores as are wanted
+// are at least there. Where they are few, so are the tiles to be looked at.
 template <typename Keep>
 __device__ __forceinline__ bool KeepByParts(const Scores& scores, int wanted, SelectShared& shared, Keep keep) {
-  const bool few = scores.best != nullptr;
-  FindRange(few ? scores.best : scores.all, few ? scores.num_best : scores.count, shared);
+  const bool bounded = scores.best != nullptr;
+  FindRange(bounded ? scores.best : scores.all, bounded ? scores.num_best : scores.count, shared);
   const float high = ScoreOf(shared.largest);
   if (shared.least == 0xffffffffU || !isfinite(high)) return false;
   const EqualParts parts(ScoreOf(shared.least), high);
   PartsShared& in_parts = shared.parts;
   int lowest = 0;
-  if (few) {
+  bool few = false;
+  if (bounded) {
     ForValues(scores.best, scores.num_best, [&](int, float best) { atomicAdd(&in_parts.of_best[parts.Of(best)], 1); });
     __syncthreads();
     FindPart(in_parts.of_best, wanted, shared);
     lowest = shared.part;
-    FindTiles(scores, parts, lowest, shared);
+    few = 2 * (shared.above + in_parts.of_best[lowest]) <= scores.num_best;
+    if (few) FindTiles(scores, parts, lowest, shared);
   }
   const auto for_open = [&](auto each) {
     if (few) {

@@ -131,7 +131,7 @@ struct SplitItems {
     const Item<Kv>& item = items[which];
     const std::int32_t at = key - Begin(which);
     const bool raw = at >= item.rows;
-    const Index from = (raw ? at - item.rows : at) * head_dim;
+    const Index from = (raw ? at - item.rows : item.RowOf(at)) * head_dim;
     return {(raw ? item.raw_k : item.k) + from, (raw ? item.raw_v : item.v) + from, item.Document(at, documents)};
   }
 };

@@ -65,16 +65,35 @@ struct ItemTile {
     }
   }
 
+  // Begins to copy the first `count` rows, up to 16, each from its place in the table, of which lane i % 16 has row
+  // i's.
+  __device__ __forceinline__ void CopyPlaces(const Item<Bf16>& item, std::int32_t own_place, std::int32_t count) {
+    const int lane = threadIdx.x % kWarp, piece = lane % kPieces * 8;
+#pragma unroll
+    for (int first = 0; first < kTileKeys; first += kRowsAtOnce) {
+      const int row = first + lane / kPieces;
+      const Index at = Index{__shfl_sync(kAllLanes, own_place, row % kTileKeys)} * kDim + piece;
+      if (row >= count || lane / kPieces >= kRowsAtOnce) continue;
+      CopyOnce16(&keys.row[row][piece], item.k + at, true);
+      CopyOnce16(&values.row[row][piece], item.v + at, true);
+    }
+  }
+
   // Begins to copy keys [first, first + 16) of an item, or what is left of it.
   __device__ __forceinline__ void Copy(const Item<Bf16>& item, std::int32_t first, Index documents) {
     const int lane = threadIdx.x % kWarp, row = lane / kPieces, piece = lane % kPieces * 8;
     const std::int32_t count = item.keys() - first;
     if (item.ends != nullptr) {
       const auto all = static_cast<int>(documents);
-      const std::int32_t at = item.first + first;
-      const int known = WarpFirstNotBelow(item.ends, all, at + 1);
-      const int own = DocumentsOfTile(item.ends, all, known, at + min(lane % kTileKeys, count - 1));
+      const std::int32_t own_row = item.RowOf(first + min(lane % kTileKeys, count - 1));
+      const std::int32_t at = item.first + own_row;
+      const int known = WarpFirstNotBelow(item.ends, all, __shfl_sync(kAllLanes, at, 0) + 1);
+      const int own = DocumentsOfTile(item.ends, all, known, at);
       if (lane < kTileKeys) document[lane] = min(own, all - 1);
+      if (item.places != nullptr) {
+        CopyPlaces(item, own_row, count);
+        return;
+      }
     }
     // A chunk's first row is its gist, the others are its page's; all of another item are one table's. Behind the first
     // row, addresses are constants apart.

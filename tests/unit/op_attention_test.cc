@@ -238,6 +238,23 @@ TEST_P(OpSuite, SparseAttention) {
   }
 }
 
+// More chosen gists of the levels above than one run of them takes, runs of one document and of several.
+TEST_P(OpSuite, SparseAttentionUnderManySections) {
+  Random random(29);
+  for (const HeadShape& heads : {HeadShape{1, 4, 96}, HeadShape{2, 7, 128}, HeadShape{1, 9, 64}, HeadShape{1, 2, 80}}) {
+    for (const DType kv : KvTypes(*backend_)) {
+      for (int levels : {2, 3}) {
+        const SparseCase c(random, heads, 2, 3, 5, {600, 3, 0, 17, 240, 5}, {1, 0, 2, 1, 1, 1}, 1, levels, kv);
+        const Guarded out = c.Out(), want = c.Out();
+        ASSERT_TRUE(Succeeds(backend_->SparseAttention(c.Args(out))));
+        ASSERT_TRUE(Succeeds(ref_->SparseAttention(c.Args(want))));
+        const double bound = c.Bound();
+        ASSERT_TRUE(Near(out, want, [&](std::int64_t) { return bound; })) << levels << " levels, group " << heads.group;
+      }
+    }
+  }
+}
+
 TEST_P(OpSuite, SparseAttentionWithoutDocuments) {
   Random random(25);
   for (const DType kv : KvTypes(*backend_)) {

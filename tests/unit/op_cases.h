@@ -186,8 +186,8 @@ struct ContextCase {
 struct SparseCase {
   HeadShape shape;
   std::int64_t rows, prefix_tokens, tail_begin;
-  RopeFixture rope;
   ContextCase context;
+  RopeFixture rope;
   Guarded q, positions, prefix_k, prefix_v, tail_k, tail_v;
   struct Lists {
     Guarded gists, counts;
@@ -204,8 +204,8 @@ struct SparseCase {
         rows(num_rows),
         prefix_tokens(prefix),
         tail_begin(tail),
-        rope(700, shape.head_dim),
         context(random, shape, chunks, sinks, prefix, magnitude, num_levels, kv),
+        rope(std::max<std::int64_t>(700, context.next_position + tail + rows), shape.head_dim),
         q(random.Make(DType::kF32, {rows, shape.heads(), shape.head_dim}, magnitude)),
         positions(DType::kInt32, {rows}),
         prefix_k(random.Make(kv, {shape.kv_heads, prefix + 1, shape.head_dim}, magnitude)),

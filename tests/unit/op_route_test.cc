@@ -278,10 +278,13 @@ TEST_P(OpSuite, SelectChunksByMass) {
 // gists of the level have.
 TEST_P(OpSuite, GistsUnderChosenSections) {
   Random random(36);
-  for (const HeadShape& heads : HeadShapes()) {
+  std::vector<std::pair<HeadShape, std::vector<std::int32_t>>> cases = {{{1, 2, 64}, {30000, 0, 70, 1}}};
+  for (const HeadShape& heads : HeadShapes()) cases.push_back({heads, {40, 0, 23, 1}});
+  for (const auto& [heads, chunks] : cases) {
+    const bool large = chunks.front() > 1000;  // more sections than a block takes at once
     for (int levels : {2, 3}) {
-      const std::int64_t rows = 5;
-      const SparseCase c(random, heads, rows, 3, 1, {40, 0, 23, 1}, {2, 0, 1, 3}, 2, levels);
+      const std::int64_t rows = large ? 4 : 5;
+      const SparseCase c(random, heads, rows, 3, 1, chunks, {2, 0, 1, 3}, 2, levels);
       for (int level = 0; level + 1 < levels; ++level) {
         const LevelCase& below = c.context.levels[level];
         const LevelCase& above = c.context.levels[level + 1];

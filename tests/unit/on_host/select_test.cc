@@ -101,6 +101,7 @@ TEST_P(SelectOnHost, KeepsTheBest) {
 
 INSTANTIATE_TEST_SUITE_P(Ways, SelectOnHost,
                          ::testing::Values(SelectCase{3000, 40},                       // the best of tiles tell
+                                           SelectCase{3001, 120},                      // little: most tiles are open
                                            SelectCase{3001, 700},                      // too many are wanted for that
                                            SelectCase{3000, 2500},                     // nearly all
                                            SelectCase{200, 300},                       // all are kept
