@@ -157,6 +157,14 @@ struct ContextView {
 struct ChosenGists {
   Tensor gists;   // i32 [T, Hk, C_n], ascending, the first counts[t, hk] are set
   Tensor counts;  // i32 [T, Hk]
+  // Optional, above level 0, where Backend::ListsChildren(): their children, which SelectChunks leaves there for the
+  // calls of the level below, i32 [T, Hk, C_(n - 1)] and [T, Hk].
+  Tensor children{}, child_counts{};
+
+  ChosenGists Rows(std::int64_t begin, std::int64_t end) const {
+    const auto part = [&](const Tensor& of) { return of.rank == 0 ? Tensor() : of.Rows(begin, end); };
+    return {part(gists), part(counts), part(children), part(child_counts)};
+  }
 };
 
 constexpr std::int64_t kScoresOfBest = 16;
@@ -187,7 +195,7 @@ struct GistScoreArgs {  // scores[t, h, i] = <q[t, h] rotated, k[h / G, candidat
 // Per head the best candidates, then the union over the G heads of a group (method.md 4.2 and 4.3).
 struct SelectChunksArgs {
   Tensor scores;                         // f32 [T, H, C_level], as GistScore wrote them
-  const ContextView* context = nullptr;  // read when `parents` is set
+  const ContextView* context = nullptr;  // read when `parents` or `chosen.children` are set
   int level = 0;
   ChosenGists parents{};
   std::int64_t kv_heads = 0;  // Hk
@@ -310,6 +318,8 @@ class Backend {
 
   // Whether SelectChunks looks at SelectChunksArgs::best.
   virtual bool SelectsByBest() const { return false; }
+  // Whether SelectChunks leaves ChosenGists::children, and the calls of the level below look at them.
+  virtual bool ListsChildren() const { return false; }
   // Of GistScoreArgs::turned, for q [T, H, D] and a context of so many documents; 0 where there is no use for it.
   virtual std::size_t TurnedQueryBytes(const Tensor& /*q*/, std::int64_t /*kv_heads*/,
                                        std::int64_t /*documents*/) const {

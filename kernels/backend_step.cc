@@ -47,6 +47,16 @@ void CheckChosenGists(ArgCheck& check, std::string_view field, const ChosenGists
   check.Shape("counts", chosen.counts, kInt32, {rows, kv_heads});
 }
 
+// Of gists chosen at `level`, when they are set.
+void CheckChildren(ArgCheck& check, const ContextView* context, int level, const ChosenGists& chosen) {
+  if (chosen.children.rank == 0 || !check.ok()) return;
+  check.That(context != nullptr && level > 0 && level < context->num_levels, "children", "need a level below");
+  if (!check.ok()) return;
+  const auto [rows, kv_heads, unused, unused1] = chosen.gists.dims;
+  check.Shape("children", chosen.children, kInt32, {rows, kv_heads, context->gists[level - 1].k.dims[1]});
+  check.Shape("child_counts", chosen.child_counts, kInt32, {rows, kv_heads});
+}
+
 void CheckBest(ArgCheck& check, const Tensor& best, const Tensor& scores) {
   if (!check.ok() || best.rank == 0) return;
   const auto [rows, heads, gists, unused] = scores.dims;
@@ -58,7 +68,9 @@ void CheckParentGists(ArgCheck& check, const ContextView* context, int level, co
                       std::int64_t rows, std::int64_t kv_heads) {
   if (parents.gists.rank == 0) return;
   check.That(context != nullptr && level + 1 < context->num_levels, "parents", "need a level above");
-  if (check.ok()) CheckChosenGists(check, "parents", parents, rows, kv_heads, context->gists[level + 1].k.dims[1]);
+  if (!check.ok()) return;
+  CheckChosenGists(check, "parents", parents, rows, kv_heads, context->gists[level + 1].k.dims[1]);
+  CheckChildren(check, context, level + 1, parents);
 }
 
 // The rest of the context: what SparseAttention reads beside gist keys. Returns the number of chunks.
@@ -192,6 +204,7 @@ Status Backend::CheckSelectChunks(const SelectChunksArgs& args) {
   }
   CheckBest(check, args.best, args.scores);
   CheckChosenGists(check, "chosen", args.chosen, rows, args.kv_heads, gists);
+  CheckChildren(check, args.context, args.level, args.chosen);
   check.That(args.top_p >= 0 && args.top_p <= 1, "top_p", "must be from 0 to 1");
   if (args.top_p == 0) check.Range("top_k", args.top_k, 1, INT64_MAX);
   check.That(args.scale > 0, "scale", "must be above 0");

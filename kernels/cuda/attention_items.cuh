@@ -18,9 +18,9 @@ constexpr Index kItemRows = sizeof(Kv) == sizeof(float) ? 8 : 16;
 // a run's work grows with its documents.
 template <typename Kv>
 constexpr Index kSinkRows = sizeof(Kv) == sizeof(float) ? kItemRows<Kv> : 4;
-// Chosen gists of a level above 0: on tensor cores as many as a tile has, each from a place of its own.
+// Chosen gists of a level above 0, each from a place of its own, of few documents too.
 template <typename Kv>
-constexpr Index kChosenRows = sizeof(Kv) == sizeof(float) ? 1 : 16;
+constexpr Index kChosenRows = sizeof(Kv) == sizeof(float) ? 1 : 4;
 constexpr int kItemKinds = kMaxGistLevels + 3;  // prefix, sinks, gists of each level, tail
 constexpr int kSinkItems = 1, kGistItems = 2, kTailItems = kGistItems + kMaxGistLevels;
 

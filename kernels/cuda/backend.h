@@ -35,6 +35,7 @@ class CudaBackend final : public Backend {
   std::int64_t FeedForwardRows() const override { return 24576; }
   std::int64_t EncodeTokens() const override { return 16384; }
   bool SelectsByBest() const override { return true; }
+  bool ListsChildren() const override { return true; }
   std::size_t TurnedQueryBytes(const Tensor& q, std::int64_t kv_heads, std::int64_t documents) const override;
   Result<Buffer> Allocate(std::size_t bytes) override;
   Status Upload(const Tensor& device, const void* host) override;

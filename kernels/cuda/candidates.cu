@@ -94,30 +94,63 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) counts[list] = bad ? 0 : written;
 }
 
+CandidateInputs ListOf(CudaContext& context, const CandidateRequest& request, std::int32_t* candidates,
+                       std::int32_t* counts) {
+  const auto& [parents, child, gists] = request;
+  return {parents.gists.as<std::int32_t>(),
+          parents.counts.as<std::int32_t>(),
+          child.as<std::int32_t>(),
+          parents.counts.size(),
+          parents.gists.dims[2],
+          gists,
+          context.NextCall(),
+          candidates,
+          counts};
+}
+
+void Collect(CudaContext& context, CallMemory& memory, const std::vector<CandidateInputs>& lists,
+             const ListFaults& faults) {
+  Index blocks = 0;
+  for (const CandidateInputs& own : lists) blocks = std::max(blocks, own.lists);
+  if (!memory.status().ok() || blocks == 0) return;
+  memory.Note(LaunchTogether(lists, [&]<int kMost>(const Together<CandidateInputs, kMost>& some, int count) {
+    return context.Launch(CandidatesKernel<kMost>, {blocks, kThreads, 0, "CollectCandidates", false, count}, some,
+                          faults);
+  }));
+}
+
 }  // namespace
 
 std::vector<Candidates> CollectCandidates(CudaContext& context, CallMemory& memory,
                                           const std::vector<CandidateRequest>& requests, const ListFaults& faults) {
   std::vector<Candidates> all(requests.size());
-  std::vector<CandidateInputs> inputs;
-  Index blocks = 0;
+  std::vector<CandidateInputs> lists;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    const auto& [parents, child, gists] = requests[i];
+    const ChosenGists& parents = requests[i].parents;
     if (parents.gists.rank == 0) continue;
-    const Index lists = parents.counts.size();
-    auto* candidates = memory.Array<std::int32_t>(lists * gists);
-    auto* counts = memory.Array<std::int32_t>(lists);
+    if (parents.children.rank != 0) {
+      all[i] = {parents.children.as<std::int32_t>(), parents.child_counts.as<std::int32_t>()};
+      continue;
+    }
+    auto* candidates = memory.Array<std::int32_t>(parents.counts.size() * requests[i].gists);
+    auto* counts = memory.Array<std::int32_t>(parents.counts.size());
     all[i] = {candidates, counts};
-    inputs.push_back({parents.gists.as<std::int32_t>(), parents.counts.as<std::int32_t>(), child.as<std::int32_t>(),
-                      lists, parents.gists.dims[2], gists, context.NextCall(), candidates, counts});
-    blocks = std::max(blocks, lists);
+    lists.push_back(ListOf(context, requests[i], candidates, counts));
   }
-  if (!memory.status().ok() || blocks == 0) return all;
-  memory.Note(LaunchTogether(inputs, [&]<int kMost>(const Together<CandidateInputs, kMost>& some, int count) {
-    return context.Launch(CandidatesKernel<kMost>, {blocks, kThreads, 0, "CollectCandidates", false, count}, some,
-                          faults);
-  }));
+  Collect(context, memory, lists, faults);
   return all;
+}
+
+void ListChildren(CudaContext& context, CallMemory& memory, const std::vector<CandidateRequest>& requests,
+                  const ListFaults& faults) {
+  std::vector<CandidateInputs> lists;
+  for (const CandidateRequest& request : requests) {
+    const ChosenGists& parents = request.parents;
+    if (parents.children.rank == 0) continue;
+    lists.push_back(
+        ListOf(context, request, parents.children.as<std::int32_t>(), parents.child_counts.as<std::int32_t>()));
+  }
+  Collect(context, memory, lists, faults);
 }
 
 }  // namespace unfold

@@ -30,10 +30,14 @@ struct CandidateRequest {
   std::int64_t gists = 0;
 };
 
-// Lists of all candidates where `parents` is not set, as it is for all requests or for none. A list with a bad value
-// becomes empty and gets a note.
+// Lists of all candidates where `parents` is not set, as it is for all requests or for none; parents.children where
+// those are set. A list with a bad value becomes empty and gets a note.
 std::vector<Candidates> CollectCandidates(CudaContext& context, CallMemory& memory,
                                           const std::vector<CandidateRequest>& requests, const ListFaults& faults);
+
+// Fills in parents.children, which are set for all requests or for none.
+void ListChildren(CudaContext& context, CallMemory& memory, const std::vector<CandidateRequest>& requests,
+                  const ListFaults& faults);
 
 }  // namespace unfold
 

@@ -79,6 +79,32 @@ __device__ __forceinline__ void ForDocuments(int document, Each each) {
   }
 }
 
+// The queries of one document for a row and key/value head, in registers as far as they have room.
+template <int kDim, int kHeadTiles>
+struct HeldQueries {
+  static constexpr int kSteps = kDim / 16;
+  static constexpr bool kHeld = kDim * kHeadTiles <= 256;
+  const RotatedQueries& queries;
+  Index t, kv_head;
+  int document = -1;
+  const uint4* from = nullptr;
+  uint4 held[kHeld ? kSteps * kHeadTiles : 1];
+
+  __device__ __forceinline__ void Take(int of) {
+    if (of == document) return;
+    document = of;
+    from = queries.For(t, of, kv_head) + threadIdx.x % kWarp;
+    if constexpr (kHeld) {
+#pragma unroll
+      for (int i = 0; i < kSteps * kHeadTiles; ++i) held[i] = __ldg(from + i * kWarp);
+    }
+  }
+  __device__ __forceinline__ uint4 operator()(int step, int tile) const {
+    if constexpr (kHeld) return held[step * kHeadTiles + tile];
+    return __ldg(from + (step * kHeadTiles + tile) * kWarp);
+  }
+};
+
 // Rows of 16 keys, or of their values. Eight elements more than there are dims: rows then begin in different banks.
 template <int kDim>
 struct TileRows {

@@ -175,9 +175,7 @@ Status ScoreRows(CudaContext& context, const GistScoreArgs& args) {
     part.scores = args.scores.Rows(begin, end);
     if (args.best.rank != 0) part.best = args.best.Rows(begin, end);
     if (args.turned.rank != 0) part.turned = args.turned.Rows(begin * bytes, end * bytes);
-    if (args.parents.gists.rank != 0) {
-      part.parents = {args.parents.gists.Rows(begin, end), args.parents.counts.Rows(begin, end)};
-    }
+    part.parents = args.parents.Rows(begin, end);
     UNFOLD_TRY(Score(context, part));
   }
   return Status::Ok();

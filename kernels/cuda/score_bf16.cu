@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// GistScore with bf16 keys on tensor cores (method.md 4.1). A warp takes 16 candidates at a time and has the next ones
-// on their way.
+// GistScore with bf16 keys on tensor cores (method.md 4.1). A warp takes a run of candidates, 16 at a time, and has the
+// next ones on their way; neighbours are mostly of one document, whose queries it keeps.
 //
-// Bytes: the candidates' keys once for every 16 heads of a group.
+// Bytes: the candidates' keys once for every 16 heads of a group; a document's queries, 4 D for each head, from L2 for
+// each warp that has a part of it.
 #include <algorithm>
 
 #include "kernels/cuda/query_fragments.cuh"
@@ -18,14 +19,13 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kStages = 3;
 constexpr Index kBlocksOfMultiprocessor = 4;
-constexpr int kBlockKeys = kWarps * kTileKeys;
 
 template <int kDim>
 struct ScoreShared {
   TileRows<kDim> tiles[kWarps][kStages];
 };
 
-// `at_once` blocks a list, each with a run of its tiles.
+// `at_once` blocks a list, of whose tiles each warp has a run.
 template <int kDim, int kHeadTiles, int kMost>
 __global__ void __launch_bounds__(kThreads)
     ScoreBf16Kernel(const __grid_constant__ Together<ScoreRequest, kMost> requests, unsigned at_once) {
@@ -37,10 +37,11 @@ __global__ void __launch_bounds__(kThreads)
   const Index t = list / kv_heads, kv_head = list % kv_heads;
   if (in.candidates.gists != nullptr) WaitForWorkBefore();
   const auto count = static_cast<int>(in.Count(list));
-  const int tiles = (count + kBlockKeys - 1) / kBlockKeys;
-  const int run = static_cast<int>((tiles + at_once - 1) / at_once) * kBlockKeys;
-  const int begin = min(static_cast<int>(blockIdx.x % at_once) * run, count), end = min(begin + run, count);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const unsigned tiles = static_cast<unsigned>(count + kTileKeys - 1) / kTileKeys, warps = at_once * kWarps;
+  const int run = static_cast<int>((tiles + warps - 1) / warps) * kTileKeys;
+  const int begin = min(static_cast<int>(blockIdx.x % at_once * kWarps + warp) * run, count);
+  const int end = min(begin + run, count);
   if (begin == end) {
     if (in.candidates.gists == nullptr) WaitForWorkBefore();
     return;
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
   std::int32_t known_end = known < queries.documents ? in.segment[known + 1] : INT_MAX;
   // Tile n of the warp. Keys past the last stand for the last.
   const auto copy = [&](int n) {
-    const int first = begin + n * kBlockKeys + warp * kTileKeys;
+    const int first = begin + n * kTileKeys;
     if (first < end) {
       const Index gist = in.GistAt(list, min(first + lane % kTileKeys, count - 1));
       const Bf16* rows = in.keys + kv_head * in.gists * kDim;
@@ -79,13 +80,13 @@ __global__ void __launch_bounds__(kThreads)
   const Index bests = CeilDiv(in.gists, kScoresOfBest);
   float* head_best = requests().best;
   if (head_best != nullptr) head_best += (t * in.queries.heads + kv_head * group) * bests;
-  for (int n = 0; begin + n * kBlockKeys < end; ++n) {
+  HeldQueries<kDim, kHeadTiles> held{queries, t, kv_head};
+  for (int n = 0; begin + n * kTileKeys < end; ++n) {
     copy(n + kStages - 1);
-    const int first = begin + n * kBlockKeys + warp * kTileKeys;
+    const int first = begin + n * kTileKeys;
     // The document of candidate lane % 16; those past the last have the last one's.
     int document = known;
-    if (first_document != last_document && first < end &&
-        in.GistAt(list, min(first + kTileKeys, count) - 1) >= known_end) {
+    if (first_document != last_document && in.GistAt(list, min(first + kTileKeys, count) - 1) >= known_end) {
       const auto gist = static_cast<std::int32_t>(in.GistAt(list, min(first + lane % kTileKeys, count - 1)));
       document = static_cast<int>(in.Checked(DocumentsOfTile(in.segment + 1, documents, known, gist)));
       known = __shfl_sync(kAllLanes, document, kTileKeys - 1);
@@ -97,13 +98,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; ++tile) best[tile][0] = best[tile][1] = -INFINITY;
     ForDocuments(document, [&](int now, bool own, bool own8) {
-      if (now == queries.documents || first >= end) return;
-      const uint4* rotated = queries.For(t, now, kv_head);
+      if (now == queries.documents) return;
+      held.Take(now);
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; ++tile) {
         float dots[4];
-        shared.tiles[warp][n % kStages].Dot(
-            [&](int step) { return __ldg(rotated + (step * kHeadTiles + tile) * kWarp + lane); }, dots);
+        shared.tiles[warp][n % kStages].Dot([&](int step) { return held(step, tile); }, dots);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int candidate = first + lane / 4 + i / 2 * 8, head = tile * kTileHeads + lane % 4 * 2 + i % 2;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     });
-    if (head_best != nullptr && first < end) {
+    if (head_best != nullptr) {
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; ++tile) {
 #pragma unroll
@@ -135,8 +135,8 @@ Status Launch(CudaContext& context, const std::vector<ScoreRequest>& requests, I
   for (const ScoreRequest& request : requests) gists = std::max(gists, request.in.gists);
   const Index all = lists * static_cast<Index>(requests.size());
   // So many that all find a place at once.
-  const Index at_once =
-      std::clamp<Index>(kBlocksOfMultiprocessor * context.num_multiprocessors() / all, 1, CeilDiv(gists, kBlockKeys));
+  const Index at_once = std::clamp<Index>(kBlocksOfMultiprocessor * context.num_multiprocessors() / all, 1,
+                                          CeilDiv(gists, kWarps * kTileKeys));
   return LaunchTogether(requests, [&]<int kMost>(const Together<ScoreRequest, kMost>& some, int count) {
     const auto kernel = requests.front().queries.heads_at_once == kTileHeads ? ScoreBf16Kernel<kDim, 1, kMost>
                                                                              : ScoreBf16Kernel<kDim, 2, kMost>;

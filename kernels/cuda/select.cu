@@ -217,6 +217,9 @@ bool AreAlike(std::span<const SelectChunksArgs> requests) {
   });
 }
 
+constexpr ListFaults kParentFaults = {FaultKind::kSelectParentCounts, FaultKind::kSelectParents,
+                                      FaultKind::kSelectParentOrder, FaultKind::kSelectChild};
+
 Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> requests) {
   const Index rows = requests.front().scores.dims[0], heads = requests.front().scores.dims[1],
               lists = rows * requests.front().kv_heads;
@@ -228,10 +231,7 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
     lists_of.push_back(
         {args.parents, narrowed ? args.context->gists[args.level + 1].child : Tensor(), args.scores.dims[2]});
   }
-  const std::vector<Candidates> candidates =
-      CollectCandidates(context, memory, lists_of,
-                        {FaultKind::kSelectParentCounts, FaultKind::kSelectParents, FaultKind::kSelectParentOrder,
-                         FaultKind::kSelectChild});
+  const std::vector<Candidates> candidates = CollectCandidates(context, memory, lists_of, kParentFaults);
   std::vector<SelectInputs> inputs;
   Index counters = 0, most_gists = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -253,14 +253,22 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
     request.finished = std::exchange(counter, counter + lists);
     request.marks = std::exchange(counter, counter + lists * request.MarkWords());
   }
-  return LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
+  UNFOLD_TRY(LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
     const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
     const Index room = std::max(kLeastRoom, NumBest(most_gists));
     return context.Launch(SelectKernel<kMost>,
                           {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(int),
                            "SelectChunks", false, count},
                           some, static_cast<int>(room));
-  });
+  }));
+  std::vector<CandidateRequest> chosen;
+  for (const SelectChunksArgs& args : requests) {
+    if (args.chosen.children.rank == 0) continue;
+    const ContextView& view = *args.context;
+    chosen.push_back({args.chosen, view.gists[args.level].child, args.chosen.children.dims[2]});
+  }
+  ListChildren(context, memory, chosen, kParentFaults);
+  return memory.status();
 }
 
 }  // namespace

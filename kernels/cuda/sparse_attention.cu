@@ -43,7 +43,7 @@ SparseAttentionArgs RowsOf(const SparseAttentionArgs& args, Index begin, Index e
   part.q = args.q.Rows(begin, end);
   part.positions = args.positions.Rows(begin, end);
   for (ChosenGists& chosen : part.chosen) {
-    if (chosen.gists.rank != 0) chosen = {chosen.gists.Rows(begin, end), chosen.counts.Rows(begin, end)};
+    if (chosen.gists.rank != 0) chosen = chosen.Rows(begin, end);
   }
   if (args.chunks.rank != 0) part.chunks = args.chunks.Rows(begin, end);
   if (args.row_documents.rank != 0) part.row_documents = args.row_documents.Rows(begin, end);

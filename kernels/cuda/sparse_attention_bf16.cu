@@ -128,32 +128,6 @@ struct TileCursor {
   }
 };
 
-// The queries of one document, in registers as far as they have room.
-template <int kDim, int kHeadTiles>
-struct HeldQueries {
-  static constexpr int kSteps = kDim / 16;
-  static constexpr bool kHeld = kDim * kHeadTiles <= 256;
-  const RotatedQueries& queries;
-  const Place& place;
-  int document = -1;
-  const uint4* from = nullptr;
-  uint4 held[kHeld ? kSteps * kHeadTiles : 1];
-
-  __device__ __forceinline__ void Take(int of) {
-    if (of == document) return;
-    document = of;
-    from = queries.For(place.t, of, place.kv_head) + threadIdx.x % kWarp;
-    if constexpr (kHeld) {
-#pragma unroll
-      for (int i = 0; i < kSteps * kHeadTiles; ++i) held[i] = __ldg(from + i * kWarp);
-    }
-  }
-  __device__ __forceinline__ uint4 operator()(int step, int n) const {
-    if constexpr (kHeld) return held[step * kHeadTiles + n];
-    return __ldg(from + (step * kHeadTiles + n) * kWarp);
-  }
-};
-
 template <int kDim, int kHeadTiles>
 struct AttendShared {
   static constexpr int kStages = StagesFor(kDim);
@@ -345,7 +319,7 @@ __global__ void __launch_bounds__(kThreads, kDim > 128 || kHeadTiles > 1 ? 1 : 3
       CommitCopies();
     };
     // What is loaded late waits behind the keys that are on their way, so the first queries come first.
-    HeldQueries<kDim, kHeadTiles> held{queries, place};
+    HeldQueries<kDim, kHeadTiles> held{queries, place.t, place.kv_head};
     if (at.Inside(shared.split)) held.Take(shared.split.items[warp].document);
 #pragma unroll
     for (int n = 0; n < kStages; ++n) copy(shared.tiles[warp][n]);

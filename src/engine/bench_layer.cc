@@ -97,6 +97,10 @@ Status LayerBench::MakeStep(const ContextView& view, Step& step) {
     most = std::max(most, gists);
     UNFOLD_TRY_ASSIGN(step.chosen[n].gists, memory.Zeros(DType::kInt32, {1, shape.kv_heads, gists}));
     UNFOLD_TRY_ASSIGN(step.chosen[n].counts, memory.Zeros(DType::kInt32, {1, shape.kv_heads}));
+    if (n == 0 || !run_.backend().ListsChildren()) continue;
+    const std::int64_t below = context_.tables().levels[n - 1].size();
+    UNFOLD_TRY_ASSIGN(step.chosen[n].children, memory.Zeros(DType::kInt32, {1, shape.kv_heads, below}));
+    UNFOLD_TRY_ASSIGN(step.chosen[n].child_counts, memory.Zeros(DType::kInt32, {1, shape.kv_heads}));
   }
   const auto chunks = context_.tables().num_chunks();
   UNFOLD_TRY_ASSIGN(step.attend.chunks, memory.Zeros(DType::kInt8, {1, shape.kv_heads, chunks, sizeof(ChosenChunk)}));

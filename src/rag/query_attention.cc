@@ -230,6 +230,11 @@ Status QueryAttention::PrepareChoice(int layer, LayerPart& part) {
       chosen.counts = pass_counts_.Rows(layer, layer + 1).Reshape({pass_tokens_, kv_heads});
     } else {
       UNFOLD_TRY_ASSIGN(chosen.counts, counts_[level].Get(backend, DType::kInt32, {pass_tokens_, kv_heads}));
+      if (!backend.ListsChildren()) continue;
+      const std::int64_t below = part.view.gists[level - 1].k.dims[1];
+      UNFOLD_TRY_ASSIGN(chosen.children, children_[level].Get(backend, DType::kInt32, {pass_tokens_, kv_heads, below}));
+      UNFOLD_TRY_ASSIGN(chosen.child_counts,
+                        child_counts_[level].Get(backend, DType::kInt32, {pass_tokens_, kv_heads}));
     }
   }
   const std::size_t turned = backend.TurnedQueryBytes(args.q, kv_heads, part.view.num_documents());

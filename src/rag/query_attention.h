@@ -111,7 +111,7 @@ class QueryAttention : public LayerAttention {
   std::uint64_t passes_repeated_ = 0;
   ScratchBuffer position_memory_, documents_memory_, scores_, best_scores_, mass_memory_, chunks_, chunk_counts_,
       turned_;
-  std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_;
+  std::array<ScratchBuffer, kMaxGistLevels> chosen_, counts_, children_, child_counts_;
   Tensor positions_;
   Tensor pass_counts_;  // i32 [N, T, Hk]: chunks chosen in the pass, layer 0's not set
 

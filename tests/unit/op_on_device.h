@@ -124,7 +124,11 @@ class OnDevice final : public Backend {
   }
 
   static void Replace(Mirrors& mirror, RopeTable& rope) { rope = {mirror(rope.cos), mirror(rope.sin)}; }
-  static void Replace(Mirrors& mirror, ChosenGists& lists) { lists = {mirror(lists.gists), mirror(lists.counts)}; }
+  static void Replace(Mirrors& mirror, ChosenGists& lists) {
+    for (Tensor* tensor : {&lists.gists, &lists.counts, &lists.children, &lists.child_counts}) {
+      *tensor = mirror(*tensor);
+    }
+  }
   static void Replace(Mirrors& mirror, ContextView& context) {
     for (Tensor* tensor : {&context.segment_offset, &context.segment_sink}) *tensor = mirror(*tensor);
     for (Tensor* tensor : {&context.sink_k, &context.sink_v}) *tensor = mirror.Kv(*tensor);

@@ -25,20 +25,26 @@ class Request {
   // Where the results of a step go.
   struct Step {
     Guarded tail_k, tail_v;
-    std::vector<Guarded> scores, best, chosen, counts;  // by level
     Guarded mass, out;
+    bool lists_children = false;
+    std::vector<Guarded> scores{}, best{}, chosen{}, counts{}, children{}, child_counts{};  // by level
   };
-  Step MakeStep() const {
+  Step MakeStep(bool lists_children = false) const {
     const HeadShape& heads = case_.shape;
-    Step step{
-        case_.tail_k, case_.tail_v, {}, {}, {}, {}, Guarded(DType::kF32, {heads.kv_heads, case_.context.chunks()}),
-        case_.Out()};
+    Step step{.tail_k = case_.tail_k,
+              .tail_v = case_.tail_v,
+              .mass = Guarded(DType::kF32, {heads.kv_heads, case_.context.chunks()}),
+              .out = case_.Out(),
+              .lists_children = lists_children};
     for (const LevelCase& level : case_.context.levels) {
       step.scores.emplace_back(DType::kF32, std::initializer_list<std::int64_t>{1, heads.heads(), level.gists()});
       step.best.emplace_back(DType::kF32,
                              std::initializer_list<std::int64_t>{1, heads.heads(), NumBest(level.gists())});
       step.chosen.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads, level.gists()});
       step.counts.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads});
+      const std::int64_t below = step.chosen.size() == 1 ? 0 : (*step.chosen[step.chosen.size() - 2]).dims[2];
+      step.children.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads, below});
+      step.child_counts.emplace_back(DType::kInt32, std::initializer_list<std::int64_t>{1, heads.kv_heads});
     }
     std::memset((*step.mass).data, 0, (*step.mass).bytes());
     return step;
@@ -74,7 +80,7 @@ class Request {
             .top_k = top_k_,
             .top_p = top_p_,
             .scale = case_.scale(),
-            .chosen = {step.chosen[level], step.counts[level]},
+            .chosen = Chosen(step, level),
             .best = step.best[level]};
   }
   // Over chunks chosen at random.
@@ -84,9 +90,28 @@ class Request {
     return args;
   }
 
+  void ExpectChildren(const Step& step, int level) const {
+    const std::vector<std::int32_t>& child = case_.context.levels[level].child;
+    for (std::int64_t head = 0; head < case_.shape.kv_heads; ++head) {
+      std::vector<std::int32_t> want;
+      for (std::int32_t i = 0; i < step.counts[level].i32()[head]; ++i) {
+        const std::int32_t gist = step.chosen[level].i32()[head * case_.context.levels[level].gists() + i];
+        for (std::int32_t below = child[gist]; below < child[gist + 1]; ++below) want.push_back(below);
+      }
+      const std::int32_t* found = step.children[level].i32() + head * case_.context.levels[level - 1].gists();
+      EXPECT_EQ(std::vector<std::int32_t>(found, found + step.child_counts[level].i32()[head]), want);
+    }
+  }
+
  private:
   ChosenGists Parents(const Step& step, int level) const {
-    return level + 1 < levels() ? ChosenGists{step.chosen[level + 1], step.counts[level + 1]} : ChosenGists{};
+    return level + 1 < levels() ? Chosen(step, level + 1) : ChosenGists{};
+  }
+  ChosenGists Chosen(const Step& step, int level) const {
+    ChosenGists chosen{step.chosen[level], step.counts[level]};
+    if (level > 0 && step.lists_children)
+      chosen.children = step.children[level], chosen.child_counts = step.child_counts[level];
+    return chosen;
   }
 
   SparseCase case_;
@@ -140,7 +165,7 @@ TEST_P(OpSuite, SeveralRequestsAtOnce) {
         for (std::int64_t i = 0; i < count; ++i) {
           const auto chunks = static_cast<std::int32_t>(1 + random.Below(i % 5 == 3 ? 100 : 30));
           requests.emplace_back(random, heads, levels, kv, std::vector<std::int32_t>{chunks, 0, 5});
-          together.push_back(requests.back().MakeStep());
+          together.push_back(requests.back().MakeStep(backend_->ListsChildren()));
           alone.push_back(requests.back().MakeStep());
         }
         const CallOperation call{*backend_};
@@ -162,6 +187,7 @@ TEST_P(OpSuite, SeveralRequestsAtOnce) {
             EXPECT_TRUE(SameBits(found.scores[level], want.scores[level])) << i << " level " << level;
             EXPECT_TRUE(SameBits(found.chosen[level], want.chosen[level])) << i << " level " << level;
             EXPECT_TRUE(SameBits(found.counts[level], want.counts[level])) << i << " level " << level;
+            if (level > 0 && found.lists_children) requests[i].ExpectChildren(found, level);
           }
           EXPECT_TRUE(SameBits(found.mass, want.mass)) << i;
           EXPECT_TRUE(SameBits(found.out, want.out)) << i;
