@@ -73,7 +73,9 @@ Index MostItems(const SparseAttentionArgs& args) {
   most += CeilDiv(args.context->sink_k.dims[1], kSinkRows<Kv>);
   for (int n = 0; n < args.context->num_levels; ++n) {
     const Index gists = args.context->gists[n].k.dims[1];
-    most += n == 0 ? gists : CeilDiv(gists, kChosenRows<Kv>);
+    // A run of level 0 is a chunk; above it there are most with runs of one, or with all gists chosen.
+    const Index alone = std::min(gists, kChosenOfDocument * args.context->num_documents());
+    most += n == 0 ? gists : std::max(alone, CeilDiv(gists, ChosenRows<Kv>(gists, args.context->num_documents())));
   }
   return most;
 }
