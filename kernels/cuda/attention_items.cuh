@@ -227,9 +227,15 @@ struct ItemsOfRow {
       if (!GoodGist(level, at + i, before, gist, FaultKind::kChosen, FaultKind::kChosenOrder)) return item;
       before = gist;
     }
+    item.rows = used;
+    if (rows == 1) {
+      const Index document = FirstNotBelow(level.segment + 1, in.documents(), before + 1);
+      item.document = static_cast<std::int32_t>(min(document, in.documents() - 1));
+      Place(level.rows, before, &item);
+      return item;
+    }
     Place(level.rows, 0, &item);
     item.places = level.chosen + at;
-    item.rows = used;
     item.ends = level.segment + 1;
     return item;
   }

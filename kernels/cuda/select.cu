@@ -13,9 +13,9 @@
 // a sample of the scores, then one pass 7.4, 17.2 and 45.0. All scores in registers, a bound from the best of each
 // thread's: with 1,024 threads 10.1, 13.2 and 55; with 512, code for each score 6.1, 11.3 and 45.5, a loop over those
 // that reach the bound, which loads them again 7.2, 12.3 and 90; scores in shared memory 6.9, 13.0 and 68.
-// So: 7.1, 11.5 and 26.6, and scoring takes 0.7 more. On an H100: a list a cluster of 8 blocks, scores in shared memory
-// 27, in registers 32. What is left at 16 thousand, in thousands of cycles: smallest and largest 2, bound 3.5,
-// parts 4.5, what is kept 5, marks for the others 2, union 4.5.
+// So, with 512 threads: 7.1, 11.5 and 26.6, with 1,024 for more than 20 thousand 21.6; scoring takes 0.7 more. On an
+// H100: a list a cluster of 8 blocks, scores in shared memory 27, in registers 32. What is left at 16 thousand, in
+// thousands of cycles: smallest and largest 2, bound 3.5, parts 4.5, what is kept 5, marks for the others 2, union 4.5.
 #include <algorithm>
 #include <utility>
 
@@ -254,7 +254,9 @@ Status SelectAll(CudaContext& context, std::span<const SelectChunksArgs> request
     request.marks = std::exchange(counter, counter + lists * request.MarkWords());
   }
   UNFOLD_TRY(LaunchTogether(inputs, [&]<int kMost>(const Together<SelectInputs, kMost>& some, int count) {
-    const int threads = most_gists <= kShortList ? kLeastSelectThreads : kMostSelectThreads;
+    const int threads = most_gists <= kShortList  ? kLeastSelectThreads
+                        : most_gists <= kLongList ? kUsualSelectThreads
+                                                  : kMostSelectThreads;
     const Index room = std::max(kLeastRoom, NumBest(most_gists));
     return context.Launch(SelectKernel<kMost>,
                           {rows * heads, threads, sizeof(SelectShared) + static_cast<std::size_t>(room) * sizeof(int),

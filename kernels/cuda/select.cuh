@@ -10,8 +10,8 @@
 namespace unfold {
 
 // Of a block: fewer where lists are short, and what all threads do alike takes most of the instructions.
-constexpr int kMostSelectThreads = 512, kLeastSelectThreads = 256;
-constexpr Index kShortList = 4096;
+constexpr int kMostSelectThreads = 1024, kUsualSelectThreads = 512, kLeastSelectThreads = 256;
+constexpr Index kShortList = 4096, kLongList = 20000;
 constexpr Index kLeastRoom = 2048;  // of SelectShared::list
 __device__ __forceinline__ int SelectThreads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int SelectWarps() { return static_cast<int>(blockDim.x) / kWarp; }

@@ -15,6 +15,7 @@ std::vector<Candidates> CollectCandidates(CudaContext&, CallMemory&, const std::
                                           const ListFaults&) {
   return std::vector<Candidates>(requests.size());
 }
+void ListChildren(CudaContext&, CallMemory&, const std::vector<CandidateRequest>&, const ListFaults&) {}
 
 namespace {
 
