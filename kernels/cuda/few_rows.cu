@@ -14,16 +14,18 @@
 // Bytes: N * K weights, T * K of x for each block, from L2. Flops: 2 * 8 * N * K. A layer of Qwen2-7B at 4.55 TB/s: q,
 // k and v 7.3 us, o 5.6, gate and up 59.7, down 29.8.
 //
-// In a decoding step (H200, one row), from the end of the wait to the last block's: 8.9, 8.3, 68 and 39 us. Blocks do
-// not get the same share of the memory's rate: those of down, with even runs, end from 26 to 39 us. Tried, in ms a
-// token of Qwen2-7B at 8K tokens, beside the form before on the same machine, one tile a block and RmsNorm a launch:
-// norms and claims, but no runs: 4.85 (4.92). A block a multiprocessor with 128 to 192 KiB on their way: with runs
-// alone 4.87 (4.92), on another machine 5.10 (4.83); of 96 KiB 5.54; with claims 5.44 (4.87). Blocks that end bring
-// what the next launch reads to L2 (cp.async.bulk.prefetch.L2): nothing 4.85, 12 MB 4.90, 24 MB 5.04 (4.92). As it is,
-// with all kernels letting the work after come up when the work before is done: 4.85 (4.96). Parts of tiles, three
-// steps or four, that are claimed, the last block of a tile adding up: 5.70 (4.75); with a warp of its own for what
-// ends a part: 5.80 (4.90), and so with whole tiles: 4.99; claims of whole tiles late, at the step before the last:
-// 4.96 (both beside other changes, which were worth nothing there).
+// In a decoding step (H200, one row), from the end of the wait to the last block's: gate and up 66 us, down 36; blocks
+// end within the last 12 and 9 of them, since they do not get the same share of the memory's rate: a dozen
+// multiprocessors, always the same, take a fifth more tiles than the others. x as a whole for one row as well: 4.82 at
+// 8K for 4.74, 5.48 at 128K for 5.45 (means of four and six pairs). Tried, in ms a token of Qwen2-7B at 8K tokens,
+// beside the form before on the same machine, one tile a block and RmsNorm a launch: norms and claims, but no
+// runs: 4.85 (4.92). A block a multiprocessor with 128 to 192 KiB on their way: with runs alone 4.87 (4.92), on another
+// machine 5.10 (4.83); of 96 KiB 5.54; with claims 5.44 (4.87). Blocks that end bring what the next launch reads to L2
+// (cp.async.bulk.prefetch.L2): nothing 4.85, 12 MB 4.90, 24 MB 5.04 (4.92). As it is, with all kernels letting the work
+// after come up when the work before is done: 4.85 (4.96). Parts of tiles, three steps or four, that are claimed, the
+// last block of a tile adding up: 5.70 (4.75); with a warp of its own for what ends a part: 5.80 (4.90), and so with
+// whole tiles: 4.99; claims of whole tiles late, at the step before the last: 4.96 (both beside other changes, which
+// were worth nothing there).
 #include <algorithm>
 
 #include "kernels/cuda/common.cuh"
