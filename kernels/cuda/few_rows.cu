@@ -16,8 +16,8 @@
 //
 // In a decoding step (H200, one row), from the end of the wait to the last block's: gate and up 66 us, down 36; blocks
 // end within the last 12 and 9 of them, since they do not get the same share of the memory's rate: a dozen
-// multiprocessors, always the same, take a fifth more tiles than the others. x as a whole for one row as well: 4.82 at
-// 8K for 4.74, 5.48 at 128K for 5.45 (means of four and six pairs). Tried, in ms a token of Qwen2-7B at 8K tokens,
+// multiprocessors, always the same, take a fifth more tiles than the others. x as a whole for one row as well: 4.86 at
+// 8K for 4.78, 5.50 at 128K for 5.47 (means of five and six pairs). Tried, in ms a token of Qwen2-7B at 8K tokens,
 // beside the form before on the same machine, one tile a block and RmsNorm a launch: norms and claims, but no
 // runs: 4.85 (4.92). A block a multiprocessor with 128 to 192 KiB on their way: with runs alone 4.87 (4.92), on another
 // machine 5.10 (4.83); of 96 KiB 5.54; with claims 5.44 (4.87). Blocks that end bring what the next launch reads to L2
