@@ -27,6 +27,7 @@ CommandRun AddInspect(CLI::App& command);
 CommandRun AddVerify(CLI::App& command);
 CommandRun AddEval(CLI::App& command);
 CommandRun AddBench(CLI::App& command);
+CommandRun AddServe(CLI::App& command);
 
 struct StoreFlags {
   std::string store;

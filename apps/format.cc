@@ -99,4 +99,15 @@ std::string OneLine(std::string_view text, std::size_t max_bytes) {
   return line;
 }
 
+const char* OutcomeName(IngestOutcome outcome) {
+  switch (outcome) {
+    case IngestOutcome::kAdded: return "added";
+    case IngestOutcome::kReplaced: return "replaced";
+    case IngestOutcome::kUnchanged: return "unchanged";
+    case IngestOutcome::kFailed: return "failed";
+    case IngestOutcome::kAbandoned: return "abandoned";
+  }
+  return "";
+}
+
 }  // namespace unfold::cli

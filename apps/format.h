@@ -8,12 +8,15 @@
 #include <string>
 #include <string_view>
 
+#include "unfold/engine.h"
+
 namespace unfold::cli {
 
 std::string Fixed(double value, int num_decimals);
 std::string HumanBytes(double num_bytes);                        // "512 B", "1.5 kB", "55.6 MB": powers of 1000
 std::string HumanDuration(double seconds);                       // "0:07", "2:13", "1:02:03"
 std::string Plural(std::uint64_t count, std::string_view noun);  // "1 document", "2 documents"
+const char* OutcomeName(IngestOutcome outcome);                  // "added"
 double Ratio(double numerator, double denominator);              // 0 when the denominator is 0
 
 // `text` on one line that cannot steer a terminal: control characters become spaces, runs of white space one space,

@@ -10,17 +10,6 @@
 namespace unfold::cli {
 namespace {
 
-const char* OutcomeName(IngestOutcome outcome) {
-  switch (outcome) {
-    case IngestOutcome::kAdded: return "added";
-    case IngestOutcome::kReplaced: return "replaced";
-    case IngestOutcome::kUnchanged: return "unchanged";
-    case IngestOutcome::kFailed: return "failed";
-    case IngestOutcome::kAbandoned: return "abandoned";
-  }
-  return "";
-}
-
 bool IsPublished(IngestOutcome outcome) {
   return outcome != IngestOutcome::kFailed && outcome != IngestOutcome::kAbandoned;
 }

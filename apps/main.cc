@@ -26,6 +26,9 @@ constexpr Command kCommands[] = {
     {"inspect", "Say what a store holds", AddInspect},
     {"verify", "Check every record of a store", AddVerify},
     {"eval", "Answer a file of questions and score the answers", AddEval},
+#ifdef UNFOLD_WITH_SERVER
+    {"serve", "Answer over HTTP: OpenAI's chat completions and more", AddServe},
+#endif
     {"bench", "Measure the engine's work on this machine, without a model", AddBench},
 };
 

@@ -11,6 +11,7 @@ gist_sequences.jsonl  20 documents: {"name", "ids", "chunks"}, ids with gists an
 prompt_ids.jsonl      the prompt of each question of reference.jsonl: <|question|>, at most max_question_tokens ids of
                       the question, <|answer|>
 """
+import gzip
 import json
 import sys
 
@@ -55,7 +56,7 @@ def main():
             out.write(json.dumps({"name": document["name"], "ids": ids, "chunks": chunks}, separators=(",", ":")) + "\n")
 
     with open(golden + "prompt_ids.jsonl", "w") as out:
-        for line in open(model + "reference.jsonl", encoding="utf-8"):
+        for line in gzip.open(model + "reference.jsonl.gz", "rt", encoding="utf-8"):
             ids = tokenizer.encode(json.loads(line)["question"], add_special_tokens=False).ids
             out.write(json.dumps([question] + ids[: config["max_question_tokens"]] + [answer], separators=(",", ":")) + "\n")
 

@@ -2,7 +2,8 @@
 add_library(reference_questions STATIC golden/reference_questions.cc golden/encoded_documents.cc)
 target_link_libraries(reference_questions PUBLIC unfold_engine GTest::gtest)
 target_include_directories(reference_questions PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
-target_compile_definitions(reference_questions PRIVATE UNFOLD_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+target_compile_definitions(reference_questions PRIVATE UNFOLD_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                           UNFOLD_BINARY_DIR="${CMAKE_BINARY_DIR}")
 unfold_test(NAME reference_test LABEL golden TIMEOUT 900 SOURCES golden/reference_test.cc LIBS reference_questions unfold_cli
             ARGS --gtest_filter=Reference.*)
 if(UNFOLD_WITH_CUDA)

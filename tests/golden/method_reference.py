@@ -7,7 +7,7 @@
 # Every run is made in float64; then in float32, to see how far rounding strays ("deviation" of logits); then in float64
 # with every choice taken the other way that was closer than scores stray in float32 ("tie_effect": what the
 # logits owe to choices that rounding may turn). The bounds in method_test are multiples of these.
-import json, sys, torch
+import gzip, json, sys, torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -266,7 +266,7 @@ MODELS = {t: Model(t) for t in (torch.float64, torch.float32)}
 def sets():
     docs = [json.loads(line) for line in open(f'{MODEL}/docs.jsonl')]
     by_name = {d['name']: d['text'] for d in docs}
-    for i, line in enumerate(open(f'{MODEL}/reference.jsonl')):
+    for i, line in enumerate(gzip.open(f'{MODEL}/reference.jsonl.gz', 'rt')):
         if i % 40 != 7: continue
         row = json.loads(line)
         names = row['documents']

@@ -34,7 +34,7 @@ std::vector<DocumentInput> ReferenceDocuments() {
   return documents;
 }
 
-std::vector<Json> ReferenceQuestions() { return ReadLines(kModelDir + "/reference.jsonl"); }
+std::vector<Json> ReferenceQuestions() { return ReadLines(UNFOLD_BINARY_DIR "/golden/reference.jsonl"); }
 
 Comparison CompareTokens(const Json& reference, const Answer& answer, const std::string& prefix) {
   Comparison result;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model's own golden answers (datasets/gist-mini/reference.jsonl) and how an Answer is held to them.
+// The model's own golden answers (datasets/gist-mini/reference.jsonl.gz) and how an Answer is held to them.
 #ifndef UNFOLD_TESTS_GOLDEN_REFERENCE_QUESTIONS_H_
 #define UNFOLD_TESTS_GOLDEN_REFERENCE_QUESTIONS_H_
 

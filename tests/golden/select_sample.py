@@ -12,7 +12,7 @@ Documents
   notes     NUM_NOTES passages of NQ-open, each with its title as first line; each fits one part of the model.
 Questions
   Only questions that the shipped model was not trained on: its training kept 600 NQ questions and six SQuAD articles
-  apart. held_out() makes that split again; main() checks it against datasets/gist-mini/reference.jsonl, whose 200
+  apart. held_out() makes that split again; main() checks it against datasets/gist-mini/reference.jsonl.gz, whose 200
   questions come from it too. Those 200 are not used here, so that both sets measure independently.
   squad     at most SQUAD_PER_ARTICLE of each of the six articles: self-contained, an answer of at most 4 words, a
             passage that fits one part.
@@ -21,6 +21,7 @@ Choices among candidates are random.Random(SEED).sample over candidates in the o
 """
 import collections
 import glob
+import gzip
 import json
 import os
 import pathlib
@@ -189,7 +190,7 @@ def main(data, repository):
     tokenizer = Tokenizer.from_file(str(datasets / "gist-mini/tokenizer.json"))
     num_tokens = lambda text: len(tokenizer.encode(text).ids)
     apart_nq, apart_squad = held_out(data)
-    used = {json.loads(line)["question"] for line in open(datasets / "gist-mini/reference.jsonl", encoding="utf-8")}
+    used = {json.loads(line)["question"] for line in gzip.open(datasets / "gist-mini/reference.jsonl.gz", "rt")}
     assert used <= {q for q, _ in apart_nq | apart_squad}, "the split differs from the one the model was trained with"
 
     squad, nq = read(data + "/qa/squad.jsonl.zst"), read(data + "/qa/nq_open.jsonl.zst")

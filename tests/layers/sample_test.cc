@@ -80,7 +80,7 @@ TEST(Sample, GoldenAnswersHaveTheirDocuments) {
     names.insert(document["name"].get<std::string>());
   }
   EXPECT_EQ(names.size(), 1000U);
-  const std::vector<Json> golden = ReadLines(Datasets() / "gist-mini" / "reference.jsonl");
+  const std::vector<Json> golden = ReadLines(UNFOLD_BINARY_DIR "/golden/reference.jsonl");
   EXPECT_EQ(golden.size(), 200U);
   for (const Json& record : golden) {
     EXPECT_TRUE(names.contains(record["document"].get<std::string>()));

@@ -362,7 +362,7 @@ TEST_F(PreparedDocumentTest, DefaultTopKEqualsTheReference) {
     ASSERT_EQ(prepared.parts.size(), 1U);
     sizes[line["name"]] = {prepared.parts[0].sequence.ids.size(), prepared.parts[0].summary.num_chunks};
   }
-  const std::vector<Json> questions = ReadLines(kModel + "/reference.jsonl");
+  const std::vector<Json> questions = ReadLines(UNFOLD_BINARY_DIR "/golden/reference.jsonl");
   ASSERT_EQ(questions.size(), 200U);
   std::map<std::int64_t, int> seen;
   for (const Json& question : questions) {

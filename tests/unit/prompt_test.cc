@@ -125,7 +125,7 @@ TEST(GoldenPrompts, EqualTheReference) {
   const std::string model = kRoot + "/datasets/gist-mini";
   const auto tokenizer = Must(Tokenizer::Load(model + "/tokenizer.json"));
   const GistConfig config = Must(LoadGistConfig(model, "", Must(LoadModelConfig(model)), *tokenizer));
-  const std::vector<Json> questions = ReadLines(model + "/reference.jsonl");
+  const std::vector<Json> questions = ReadLines(UNFOLD_BINARY_DIR "/golden/reference.jsonl");
   const std::vector<Json> golden = ReadLines(kRoot + "/tests/golden/prompt_ids.jsonl");
   ASSERT_EQ(questions.size(), 200U);
   ASSERT_EQ(golden.size(), 200U);

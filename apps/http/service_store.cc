@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// The routes of Service that tell of the server and the store, and add and remove documents.
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "apps/http/field_reader.h"
+#include "apps/http/service.h"
+#include "apps/http/target.h"
+
+namespace unfold::http {
+namespace {
+
+using cli::Json;
+
+constexpr std::size_t kMostNames = 1024;  // bytes of a document's name
+
+Json DocumentJson(const DocumentInfo& info) {
+  return {{"name", info.name},
+          {"object", "document"},
+          {"title", info.title.empty() ? Json(nullptr) : Json(info.title)},
+          {"parts", info.num_parts},
+          {"tokens", info.num_tokens},
+          {"chunks", info.num_chunks},
+          {"text_bytes", info.text_bytes},
+          {"stored_bytes", info.stored_bytes}};
+}
+
+Json ListJson(Json data) { return {{"object", "list"}, {"data", std::move(data)}}; }
+
+// {"documents": [{"name", "text", "format"}]}.
+std::vector<DocumentInput> ParseDocuments(const std::string& body, std::optional<ApiError>& error) {
+  const Json json = ParseBody(body, error);
+  FieldReader fields(json, "", error);
+  std::vector<DocumentInput> documents;
+  const Json* list = fields.Array("documents");
+  if (list == nullptr || list->empty()) fields.Refuse("documents", "must be an array of documents");
+  for (std::size_t i = 0; fields.ok() && i < list->size(); ++i) {
+    const std::string path = "documents[" + std::to_string(i) + "]";
+    const Json& entry = (*list)[i];
+    if (!entry.is_object()) {
+      error = InvalidRequest(path, path + " must be an object");
+      break;
+    }
+    FieldReader document(entry, path + ".", error);
+    DocumentInput input{.name = document.String("name").value_or(""), .text = document.String("text").value_or("")};
+    if (input.name.empty() || input.name.size() > kMostNames) document.Refuse("name", "must have 1 to 1024 bytes");
+    if (document.Find("text") == nullptr) document.Refuse("text", "is missing");
+    const std::string format = document.String("format").value_or("text");
+    if (format == "markdown") {
+      input.format = TextFormat::kMarkdown;
+    } else if (format == "html") {
+      input.format = TextFormat::kHtml;
+    } else if (format != "text") {
+      document.Refuse("format", "must be text, markdown or html");
+    }
+    documents.push_back(std::move(input));
+  }
+  return documents;
+}
+
+}  // namespace
+
+void Service::Live(const CallPtr& call) { ReplyJson(*call, {{"status", "ok"}}); }
+
+void Service::Ready(const CallPtr& call) {
+  if (draining_) return Fail(*call, NotReady("the server is shutting down"));
+  if (engine_ == nullptr) return Fail(*call, NotReady("the model is being loaded"));
+  ReplyJson(*call, {{"status", "ok"}});
+}
+
+void Service::Metrics(const CallPtr& call) {
+  if (call->grant->To("*") < Right::kRead) return Fail(*call, NoRight("read metrics, which are of all collections"));
+  Reply(*call, {.body = counters_.Write(static_cast<std::uint64_t>(running_.load()), connections),
+                .content_type = "text/plain; version=0.0.4; charset=utf-8"});
+}
+
+void Service::ListModels(const CallPtr& call) {
+  const auto names = engine_.load()->Collections();
+  if (!names.ok()) return FailStatus(*call, names.status());
+  Json data = Json::array();
+  for (const std::string& name : *names) {
+    if (call->grant->To(name) == Right::kNone) continue;
+    data.push_back(
+        {{"id", std::string(kModelPrefix) + name}, {"object", "model"}, {"created", started_}, {"owned_by", "unfold"}});
+  }
+  ReplyJson(*call, ListJson(std::move(data)));
+}
+
+void Service::GetModel(const CallPtr& call) {
+  const std::string& model = call->path[0];
+  const std::string name = model.starts_with(kModelPrefix) ? model.substr(kModelPrefix.size()) : "";
+  if (!Admit(*call, name, Right::kRead)) return;
+  ReplyJson(*call, {{"id", model}, {"object", "model"}, {"created", started_}, {"owned_by", "unfold"}});
+}
+
+void Service::ListCollections(const CallPtr& call) {
+  const auto names = engine_.load()->Collections();
+  if (!names.ok()) return FailStatus(*call, names.status());
+  Json data = Json::array();
+  for (const std::string& name : *names) {
+    if (call->grant->To(name) != Right::kNone) data.push_back({{"name", name}, {"object", "collection"}});
+  }
+  ReplyJson(*call, ListJson(std::move(data)));
+}
+
+void Service::GetCollection(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kRead)) return;
+  const auto documents = engine_.load()->List(call->path[0]);
+  if (!documents.ok()) return FailStatus(*call, documents.status());
+  DocumentInfo all;
+  for (const DocumentInfo& info : *documents) {
+    all.num_parts += info.num_parts;
+    all.num_tokens += info.num_tokens;
+    all.num_chunks += info.num_chunks;
+    all.text_bytes += info.text_bytes;
+    all.stored_bytes += info.stored_bytes;
+  }
+  ReplyJson(*call, {{"name", call->path[0]},
+                    {"object", "collection"},
+                    {"documents", documents->size()},
+                    {"parts", all.num_parts},
+                    {"tokens", all.num_tokens},
+                    {"chunks", all.num_chunks},
+                    {"text_bytes", all.text_bytes},
+                    {"stored_bytes", all.stored_bytes}});
+}
+
+// ?limit=N&after=NAME: in the order of names, those behind NAME.
+void Service::ListDocuments(const CallPtr& call) {
+  constexpr std::size_t kMost = 10000;
+  if (!Admit(*call, call->path[0], Right::kRead)) return;
+  std::size_t limit = 1000;
+  if (const auto text = QueryParameter(call->request.query, "limit")) {
+    const auto [end, code] = std::from_chars(text->data(), text->data() + text->size(), limit);
+    if (code != std::errc() || end != text->data() + text->size() || limit < 1 || limit > kMost) {
+      return Fail(*call, InvalidRequest("limit", "limit must be an integer from 1 to " + std::to_string(kMost)));
+    }
+  }
+  auto documents = engine_.load()->List(call->path[0]);
+  if (!documents.ok()) return FailStatus(*call, documents.status());
+  std::sort(documents->begin(), documents->end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  const std::string after = QueryParameter(call->request.query, "after").value_or("");
+  Json data = Json::array();
+  bool more = false;
+  for (const DocumentInfo& info : *documents) {
+    if (info.name <= after) continue;
+    more = data.size() == limit;
+    if (more) break;
+    data.push_back(DocumentJson(info));
+  }
+  Json list = ListJson(std::move(data));
+  list["has_more"] = more;
+  ReplyJson(*call, list);
+}
+
+void Service::GetDocument(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kRead)) return;
+  const auto documents = engine_.load()->List(call->path[0]);
+  if (!documents.ok()) return FailStatus(*call, documents.status());
+  const auto found = std::find_if(documents->begin(), documents->end(),
+                                  [&](const DocumentInfo& info) { return info.name == call->path[1]; });
+  if (found != documents->end()) return ReplyJson(*call, DocumentJson(*found));
+  FailStatus(*call, Status::NotFound("no document '" + call->path[1] + "' in collection '" + call->path[0] + "'"));
+}
+
+void Service::AddDocuments(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kWrite)) return;
+  std::optional<ApiError> error;
+  std::vector<DocumentInput> documents = ParseDocuments(call->request.body, error);
+  if (error) return Fail(*call, *error);
+  const auto id = jobs_->Start(call->path[0], std::move(documents));
+  if (!id.ok()) return Fail(*call, TooMany());
+  Response response{.status = 202, .body = cli::DumpJson(jobs_->Describe(*id))};
+  response.headers.emplace_back("Location", "/v1/jobs/" + *id);
+  Reply(*call, std::move(response));
+}
+
+void Service::RemoveDocument(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kRead) || !Admit(*call, call->path[0], Right::kWrite)) return;
+  const Status removed = engine_.load()->Remove(call->path[0], {call->path[1]});
+  if (!removed.ok()) return FailStatus(*call, removed);
+  ReplyJson(*call, {{"name", call->path[1]}, {"object", "document"}, {"deleted", true}});
+}
+
+void Service::GetJob(const CallPtr& call) {
+  const auto collection = jobs_->CollectionOf(call->path[0]);
+  if (!collection || call->grant->To(*collection) == Right::kNone) {
+    return FailStatus(*call, Status::NotFound("no job '" + call->path[0] + "'"));
+  }
+  ReplyJson(*call, jobs_->Describe(call->path[0]));
+}
+
+void Service::CancelJob(const CallPtr& call) {
+  const auto collection = jobs_->CollectionOf(call->path[0]);
+  if (!collection || call->grant->To(*collection) == Right::kNone) {
+    return FailStatus(*call, Status::NotFound("no job '" + call->path[0] + "'"));
+  }
+  if (!Admit(*call, *collection, Right::kWrite)) return;
+  jobs_->Cancel(call->path[0]);
+  ReplyJson(*call, jobs_->Describe(call->path[0]));
+}
+
+}  // namespace unfold::http

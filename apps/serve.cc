@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// unfold serve: the REST endpoint.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "apps/cli.h"
+#include "apps/http/server.h"
+#include "apps/http/service.h"
+#include "apps/json_output.h"
+#include "apps/text_file.h"
+
+namespace unfold::cli {
+namespace {
+
+struct ServeFlags {
+  StoreFlags store;
+  ModelFlags model;
+  http::ServerOptions server;
+  std::string keys;  // a file; empty: none
+  int max_requests = 64;
+  double timeout_seconds = 0;
+  double drain_seconds = 30;
+  std::uint64_t max_upload_bytes = http::ServiceOptions().max_body_bytes;
+};
+
+void Log(const Json& json) {
+  const std::string line = DumpJson(json) + "\n";
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+// As many descriptors as the system lets us have: each connection takes one.
+void RaiseOpenFiles() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+bool IsLoopback(const std::string& listen) {
+  return listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
+}
+
+// Waits for a signal, then for the answers under way: the sockets' thread runs it all.
+class Drainer {
+ public:
+  Drainer(boost::asio::io_context& io, http::Server& server, http::Service& service, double seconds)
+      : io_(io), server_(server), service_(service), seconds_(seconds), signals_(io, SIGINT, SIGTERM), timer_(io) {
+    signals_.async_wait([this](const boost::system::error_code& error, int) {
+      if (!error) Begin();
+    });
+  }
+
+ private:
+  void Begin() {
+    Log({{"event", "draining"}, {"running", service_.running()}});
+    service_.Drain();
+    server_.Drain();
+    end_ = std::chrono::steady_clock::now() +
+           std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds_));
+    signals_.async_wait([this](const boost::system::error_code& error, int) {  // a second signal: at once
+      if (!error) End();
+    });
+    Wait();
+  }
+  void Wait() {
+    if (server_.connections() == 0 || std::chrono::steady_clock::now() >= end_) return End();
+    timer_.expires_after(std::chrono::milliseconds(20));
+    timer_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) Wait();
+    });
+  }
+  void End() {
+    server_.CloseAll();
+    io_.stop();
+  }
+
+  using Duration = std::chrono::steady_clock::duration;
+  boost::asio::io_context& io_;
+  http::Server& server_;
+  http::Service& service_;
+  const double seconds_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer timer_;
+  std::chrono::steady_clock::time_point end_;
+};
+
+Result<http::Access> ReadAccess(const std::string& path) {
+  if (path.empty()) return http::Access();
+  UNFOLD_TRY_ASSIGN(const std::string text, ReadTextFile(path));
+  auto access = http::Access::Parse(text);
+  return access.ok() ? std::move(access)
+                     : Result<http::Access>(Status::InvalidArgument(path + ": " + access.status().message()));
+}
+
+int Run(const ServeFlags& flags) {
+  auto options = MakeEngineOptions(flags.store, flags.model, StoreAccessMode::kReadWrite);
+  if (!options.ok()) return FailUsage(options.status().message());
+  options->max_queued_requests = flags.max_requests;
+  auto access = ReadAccess(flags.keys);
+  if (!access.ok()) return Fail(access.status());
+  if (!access->needs_key() && !IsLoopback(flags.server.listen)) {
+    return FailUsage("--listen " + flags.server.listen +
+                     " is open to other machines: give --keys FILE, or listen on 127.0.0.1");
+  }
+  RaiseOpenFiles();
+  boost::asio::io_context io(1);
+  http::Service service({.access = *std::move(access),
+                         .max_requests = flags.max_requests,
+                         .timeout_seconds = flags.timeout_seconds,
+                         .max_body_bytes = flags.max_upload_bytes,
+                         .hidden = {flags.store.store, flags.model.model},
+                         .log = Log});
+  auto server = http::Server::Listen(io, service, flags.server);
+  if (!server.ok()) return Fail(server.status());
+  Log({{"event", "listening"}, {"address", (*server)->address()}});
+  Drainer drainer(io, **server, service, flags.drain_seconds);
+  // It answers while the model is being loaded, that it is.
+  Status failed;
+  std::unique_ptr<Engine> engine;
+  std::thread loader([&] {
+    auto opened = Engine::Open(*options);
+    if (opened.ok()) {
+      engine = *std::move(opened);
+      service.Start(*engine);
+      Log({{"event", "ready"}, {"backend", engine->backend_name()}});
+    } else {
+      failed = opened.status();
+      io.stop();
+    }
+  });
+  io.run();
+  loader.join();
+  service.Stop();
+  engine.reset();  // its last callbacks come to the service, and from there to `io`
+  (*server)->CloseAll();
+  io.restart();
+  io.poll();
+  return failed.ok() ? kExitOk : Fail(failed);
+}
+
+}  // namespace
+
+CommandRun AddServe(CLI::App& command) {
+  auto flags = std::make_shared<ServeFlags>();
+  AddStoreFlag(command, flags->store);
+  command.add_option("--listen", flags->server.listen, "address and port; port 0: any free one")
+      ->type_name("ADDRESS:PORT");
+  command
+      .add_option("--keys", flags->keys, "API keys, as SHA-256, and what each may do; without: everyone, everything")
+      ->type_name("FILE.json");
+  command.add_option("--max-requests", flags->max_requests, "questions that wait or run at once; more get 429")
+      ->check(CLI::Range(1, 100000))
+      ->type_name("N");
+  command.add_option("--request-timeout", flags->timeout_seconds, "gives up a question after this long; 0: never")
+      ->check(CheckNotNegative)
+      ->type_name("SECONDS");
+  command.add_option("--drain-timeout", flags->drain_seconds, "that SIGTERM waits for answers under way")
+      ->check(CheckNotNegative)
+      ->type_name("SECONDS");
+  command.add_option("--max-upload-bytes", flags->max_upload_bytes, "of one request's documents, such as 64MiB")
+      ->transform(ByteSize())
+      ->type_name("N");
+  command.add_option("--max-connections", flags->server.max_connections, "open at once")->type_name("N");
+  AddModelFlags(command, flags->model);
+  command.footer(
+      "Examples:\n"
+      "  unfold serve --store kb --model gist-mini\n"
+      "  curl localhost:8080/v1/chat/completions -d '{\"model\": \"unfold:notes\", \"messages\": "
+      "[{\"role\": \"user\", \"content\": \"Who signed it?\"}]}'");
+  for (CLI::Option* option : command.get_options()) {  // UNFOLD_MAX_REQUESTS for --max-requests
+    std::string name = option->get_single_name();
+    if (name.empty() || name == "help") continue;
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
+    option->envname("UNFOLD_" + name);
+  }
+  return [flags] { return Run(*flags); };
+}
+
+}  // namespace unfold::cli
