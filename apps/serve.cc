@@ -120,7 +120,8 @@ int Run(const ServeFlags& flags) {
                          .log = Log});
   auto server = http::Server::Listen(io, service, flags.server);
   if (!server.ok()) return Fail(server.status());
-  Log({{"event", "listening"}, {"address", (*server)->address()}});
+  std::printf("listening on http://%s\n", (*server)->address().c_str());  // with the port that it got
+  std::fflush(stdout);
   Drainer drainer(io, **server, service, flags.drain_seconds);
   // It answers while the model is being loaded, that it is.
   Status failed;
