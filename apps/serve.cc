@@ -2,7 +2,6 @@
 // unfold serve: the REST endpoint.
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
@@ -15,6 +14,7 @@
 #include "apps/http/server.h"
 #include "apps/http/service.h"
 #include "apps/json_output.h"
+#include "apps/settings.h"
 #include "apps/text_file.h"
 
 namespace unfold::cli {
@@ -28,6 +28,7 @@ struct ServeFlags {
   int max_requests = 64;
   double timeout_seconds = 0;
   double drain_seconds = 30;
+  bool prints_config = false;
   std::uint64_t max_upload_bytes = http::ServiceOptions().max_body_bytes;
 };
 
@@ -151,39 +152,42 @@ int Run(const ServeFlags& flags) {
 
 CommandRun AddServe(CLI::App& command) {
   auto flags = std::make_shared<ServeFlags>();
+  AddConfigFlag(command);
+  command.add_flag("--print-config", flags->prints_config,
+                   "print what --config, environment and flags amount to, and end");
   AddStoreFlag(command, flags->store);
-  command.add_option("--listen", flags->server.listen, "address and port; port 0: any free one")
-      ->type_name("ADDRESS:PORT");
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return command.add_option(name, value, help)->capture_default_str();
+  };
+  add("--listen", flags->server.listen, "address and port; port 0: any free one")->type_name("ADDRESS:PORT");
   command
       .add_option("--keys", flags->keys, "API keys, as SHA-256, and what each may do; without: everyone, everything")
       ->type_name("FILE.json");
-  command.add_option("--max-requests", flags->max_requests, "questions that wait or run at once; more get 429")
+  add("--max-requests", flags->max_requests, "questions that wait or run at once; more get 429")
       ->check(CLI::Range(1, 100000))
       ->type_name("N");
-  command.add_option("--request-timeout", flags->timeout_seconds, "gives up a question after this long; 0: never")
+  add("--request-timeout", flags->timeout_seconds, "gives up a question after this long; 0: never")
       ->check(CheckNotNegative)
       ->type_name("SECONDS");
-  command.add_option("--drain-timeout", flags->drain_seconds, "that SIGTERM waits for answers under way")
+  add("--drain-timeout", flags->drain_seconds, "that SIGTERM waits for answers under way")
       ->check(CheckNotNegative)
       ->type_name("SECONDS");
-  command.add_option("--max-upload-bytes", flags->max_upload_bytes, "of one request's documents, such as 64MiB")
+  add("--max-upload-bytes", flags->max_upload_bytes, "of one request's documents, such as 64MiB")
       ->transform(ByteSize())
       ->type_name("N");
-  command.add_option("--max-connections", flags->server.max_connections, "open at once")->type_name("N");
+  add("--max-connections", flags->server.max_connections, "open at once")->type_name("N");
   AddModelFlags(command, flags->model);
   command.footer(
       "Examples:\n"
       "  unfold serve --store kb --model gist-mini\n"
       "  curl localhost:8080/v1/chat/completions -d '{\"model\": \"unfold:notes\", \"messages\": "
       "[{\"role\": \"user\", \"content\": \"Who signed it?\"}]}'");
-  for (CLI::Option* option : command.get_options()) {  // UNFOLD_MAX_REQUESTS for --max-requests
-    std::string name = option->get_single_name();
-    if (name.empty() || name == "help") continue;
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
-    option->envname("UNFOLD_" + name);
-  }
-  return [flags] { return Run(*flags); };
+  AddEnvironment(command);
+  return [flags, &command] {
+    if (!flags->prints_config) return Run(*flags);
+    PrintJsonLine(SettingsJson(command));
+    return kExitOk;
+  };
 }
 
 }  // namespace unfold::cli

@@ -52,6 +52,8 @@ const std::vector<ForeignRule>& ForeignRules() {
       {"utf8proc.h", {"src/text/"}},
       {"libxml/", {"src/text/"}},
       {"CLI/", {"apps/"}},
+      {"boost/", {"apps/http/", "apps/serve.cc", "tests/fuzz/"}},
+      {"openssl/", {"apps/http/access.cc"}},
       {"nlohmann/", {"src/base/json.h", "apps/"}},
       {"xxhash.h", {"src/", "store/"}},
       {"cuda", {"kernels/"}},
