@@ -34,6 +34,14 @@ ApiError NoRight(const std::string& what) {
   return {.status = 403, .type = "permission_error", .message = "the key has no right to " + what};
 }
 
+ApiError NotLocal() {
+  return {.status = 403,
+          .type = "permission_error",
+          .message =
+              "without API keys the server is for programs of its own machine: call it as localhost or 127.0.0.1, "
+              "and not from another site's page"};
+}
+
 ApiError TooMany() {
   return {.status = 429,
           .type = "rate_limit_error",

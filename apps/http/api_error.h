@@ -26,6 +26,7 @@ ApiError NoSuchRoute(const Request& request);
 ApiError NoSuchCollection(const std::string& name);
 ApiError NoKey();                           // 401
 ApiError NoRight(const std::string& what);  // 403
+ApiError NotLocal();                        // 403
 ApiError TooMany();                         // 429
 ApiError NotReady(const std::string& why);  // 503
 // Of a call of the engine. What is the server's own fault says no more than that: its text may name files.

@@ -35,6 +35,11 @@ const char* NameOf(Right right) {
   }
 }
 
+// Any page in a browser can send requests to this machine, in another site's name even with replies that it may read.
+bool IsFromHere(const Request& request) {
+  return IsLoopbackHost(request.host) && (request.origin.empty() || IsLoopbackHost(request.origin));
+}
+
 }  // namespace
 
 Service::Service(ServiceOptions options) : options_(std::move(options)), started_(SecondsSince1970()) {}
@@ -55,6 +60,10 @@ void Service::Stop() {
 const std::vector<Service::Route>& Service::Routes() {
   constexpr bool kBlocks = true, kOpen = true;
   static const std::vector<Route> routes = {
+      {"GET", "/", &Service::Console, false, kOpen},
+      {"GET", "/console.css", &Service::Console, false, kOpen},
+      {"GET", "/console.js", &Service::Console, false, kOpen},
+      {"GET", "/openapi.json", &Service::Console, false, kOpen},
       {"GET", "/healthz", &Service::Live, false, kOpen},
       {"GET", "/readyz", &Service::Ready, false, kOpen},
       {"GET", "/health", &Service::Ready, false, kOpen},
@@ -73,6 +82,12 @@ const std::vector<Service::Route>& Service::Routes() {
       {"DELETE", "/v1/jobs/{}", &Service::CancelJob},
   };
   return routes;
+}
+
+std::vector<std::string> Service::RouteNames() {
+  std::vector<std::string> names;
+  for (const Route& route : Routes()) names.push_back(std::string(route.method) + " " + route.pattern);
+  return names;
 }
 
 std::uint64_t Service::BodyLimit(const std::string& method, const std::string& path) const {
@@ -103,6 +118,7 @@ void Service::Handle(Request request, std::shared_ptr<Exchange> exchange) {
     response.headers.emplace_back("Allow", allowed);
     return Reply(*call, std::move(response));
   }
+  if (!options_.access.needs_key() && !IsFromHere(call->request)) return Fail(*call, NotLocal());
   if (found == nullptr || !found->is_open) {
     call->grant = options_.access.Find(call->request.authorization);
     if (call->grant == nullptr) return Fail(*call, NoKey());

@@ -31,6 +31,9 @@ struct ServiceOptions {
 // Thread-safe.
 class Service {
  public:
+  // "POST /v1/query", with {} for what a path names.
+  static std::vector<std::string> RouteNames();
+
   explicit Service(ServiceOptions options);
   // After the engine's end: until then its callbacks come here.
   ~Service();
@@ -84,6 +87,7 @@ class Service {
   bool Admit(const Call& call, const std::string& collection, Right right);
   bool Exists(const std::string& collection) const;
 
+  void Console(const CallPtr& call);
   void Live(const CallPtr& call);
   void Ready(const CallPtr& call);
   void Metrics(const CallPtr& call);

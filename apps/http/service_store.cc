@@ -4,6 +4,7 @@
 #include <charconv>
 #include <utility>
 
+#include "apps/http/console.h"
 #include "apps/http/field_reader.h"
 #include "apps/http/service.h"
 #include "apps/http/target.h"
@@ -60,6 +61,19 @@ std::vector<DocumentInput> ParseDocuments(const std::string& body, std::optional
 }
 
 }  // namespace
+
+// A page that loads nothing from elsewhere, and stands in no other's frame.
+void Service::Console(const CallPtr& call) {
+  const ConsoleFile* file = FindConsoleFile(call->request.path);
+  Reply(*call,
+        {.body = std::string(file->bytes),
+         .content_type = std::string(file->content_type),
+         .headers = {{"Cache-Control", "no-cache"},
+                     {"Content-Security-Policy",
+                      "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+                      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+                     {"Referrer-Policy", "no-referrer"}}});
+}
 
 void Service::Live(const CallPtr& call) { ReplyJson(*call, {{"status", "ok"}}); }
 

@@ -22,6 +22,8 @@ namespace beast = boost::beast;
 namespace bhttp = boost::beast::http;
 
 constexpr unsigned kHttp11 = 11;
+constexpr std::chrono::seconds kLinger(2);  // of a connection whose request was not read to its end
+constexpr std::size_t kDiscardBytes = 64 << 10;
 
 std::string_view View(boost::string_view text) { return {text.data(), text.size()}; }
 
@@ -165,6 +167,8 @@ void Session::Handle() {
                   .path = std::string(target.substr(0, end)),
                   .query = std::string(target.substr(std::min(end + 1, target.size()))),
                   .authorization = std::string(message[bhttp::field::authorization]),
+                  .host = std::string(message[bhttp::field::host]),
+                  .origin = std::string(message[bhttp::field::origin]),
                   .body = std::move(message.body()),
                   .id = RandomId("req-")};
   stream_.expires_never();
@@ -197,7 +201,7 @@ void Session::SetHead(Message& message, const Response& response) const {
 }
 
 void Session::Refuse(int status, const std::string& message) {
-  busy_ = true;
+  busy_ = refused_ = true;
   keeps_ = false;
   ApiError error{.status = status, .message = message};
   if (status == 401) error = NoKey();
@@ -211,7 +215,22 @@ void Session::Send(Response response) {
   reply_.keep_alive(keeps_ && !draining_);
   reply_.prepare_payload();
   stream_.expires_after(server_.options_.write_timeout);
-  bhttp::async_write(stream_, reply_, [self = shared_from_this()](Error error, std::size_t) { self->EndReply(error); });
+  bhttp::async_write(stream_, reply_, [self = shared_from_this()](Error error, std::size_t) {
+    if (error || !self->refused_) return self->EndReply(error);
+    Error ignored;
+    self->stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+    self->stream_.expires_after(kLinger);
+    self->Discard();
+  });
+}
+
+// Reads what the client still sends, so that it reads the reply: a connection that ends with bytes unread is reset.
+void Session::Discard() {
+  buffer_.clear();
+  stream_.async_read_some(buffer_.prepare(kDiscardBytes), [self = shared_from_this()](Error error, std::size_t) {
+    if (error || self->closed_) return self->Close();
+    self->Discard();
+  });
 }
 
 void Session::Begin(Response head) {

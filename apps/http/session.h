@@ -42,6 +42,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // A reply to a request that was not read to its end: the connection ends with it.
   void Refuse(int status, const std::string& message);
   void Send(Response response);
+  void Discard();
   void Begin(Response head);
   void Push(std::string piece, bool last);
   void WriteNext();
@@ -61,7 +62,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::uint64_t number_ = 0;  // of the request at hand
   bool busy_ = false;         // with a request
   bool keeps_ = false;        // the connection, after the reply
-  bool draining_ = false, closed_ = false;
+  bool draining_ = false, closed_ = false, refused_ = false;
   bool is_head_ = false;
   // Of a stream: what is still to be written, and whether it ends with that.
   std::deque<std::string> pieces_;

@@ -77,6 +77,16 @@ std::optional<std::string> QueryParameter(std::string_view query, std::string_vi
   return {};
 }
 
+bool IsLoopbackHost(std::string_view host) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (host.starts_with(scheme)) host.remove_prefix(scheme.size());
+  }
+  const std::size_t colon = host.rfind(':');
+  const bool has_port = colon != host.npos && host.find_first_not_of("0123456789", colon + 1) == host.npos;
+  const std::string_view name = has_port ? host.substr(0, colon) : host;
+  return name == "localhost" || name == "127.0.0.1" || name == "[::1]";
+}
+
 std::string RandomId(const char* prefix) {
   thread_local std::random_device device;
   std::string id = prefix;

@@ -16,6 +16,8 @@ std::optional<std::string> PercentDecoded(std::string_view text);
 std::optional<std::vector<std::string>> MatchPath(std::string_view pattern, std::string_view path);
 // A parameter of a query "a=1&b=2"; nothing when it is not there or broken.
 std::optional<std::string> QueryParameter(std::string_view query, std::string_view name);
+// Whether a Host header, or an Origin, names this machine as itself: localhost, 127.0.0.1, [::1], with any port.
+bool IsLoopbackHost(std::string_view host);
 // `prefix` and 128 random bits in hex.
 std::string RandomId(const char* prefix);
 

@@ -38,7 +38,7 @@ class Load:
             body = json.dumps({"model": f"unfold:{self.collection}", "stream": True, "stream_options": {"include_usage": True},
                                "messages": [{"role": "user", "content": question}]}).encode()
             begun = time.monotonic()
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
             status = int((await reader.readline()).split()[1])
             length = 0
             while (line := await reader.readline()) not in (b"\r\n", b""):
@@ -85,7 +85,7 @@ async def run(args, process, port):
     after = resident_bytes(process.pid)
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(args.idle)]
     for reader, writer in idle:  # each has had a request
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for reader, writer in idle:
         await reader.readuntil(b'{"status":"ok"}')
     with_idle = resident_bytes(process.pid)

@@ -8,70 +8,30 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
+import urllib.parse
 
+import jsonschema
 import openai
+import openapi_spec_validator
 from langchain_openai import ChatOpenAI
 
+from serving import QUESTION, Server, some_documents
+
 UNFOLD, MODEL, TEXTS = sys.argv[1:4]
-QUESTION = "who became a leader of the indian national congress"
-DOCUMENT = "notes/indian-national-congress.txt"
-
-
-class Server:
-    """`unfold serve` on a free port, over a store in `folder`."""
-
-    def __init__(self, folder, *flags):
-        self.log = open(os.path.join(folder, "log"), "a")
-        self.process = subprocess.Popen(
-            [UNFOLD, "serve", "--store", os.path.join(folder, "kb"), "--model", MODEL, "--listen", "127.0.0.1:0", *flags],
-            stdout=subprocess.PIPE, stderr=self.log, text=True)
-        self.url = self.process.stdout.readline().split()[-1]
-        for _ in range(600):
-            if self.curl("/readyz")[0] == 200:
-                return
-            time.sleep(0.1)
-        raise RuntimeError("the server was not ready within a minute")
-
-    def curl(self, path, body=None, *flags):
-        command = ["curl", "--silent", "--write-out", "\n%{http_code}", self.url + path, *flags]
-        if body is not None:
-            command += ["--data-binary", "@-"]
-        out = subprocess.run(command, input=None if body is None else json.dumps(body), capture_output=True, text=True).stdout
-        text, _, status = out.rpartition("\n")
-        return int(status or 0), text
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
-        self.process.stdout.close()
-        self.log.close()
-        return code
 
 
 class Clients(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        cls.server = Server(cls.folder.name)
-        documents = [{"name": f"{path.parent.name}/{path.name}", "text": path.read_text(encoding="utf-8")}
-                     for path in sorted(pathlib.Path(TEXTS).glob("*/*.txt"))[::24]]
-        names = [document["name"] for document in documents]
-        if DOCUMENT not in names:
-            path = pathlib.Path(TEXTS) / DOCUMENT
-            documents.append({"name": DOCUMENT, "text": path.read_text(encoding="utf-8")})
-        status, text = cls.server.curl("/v1/collections/notes/documents", {"documents": documents})
+        cls.server = Server(UNFOLD, MODEL, cls.folder.name)
+        status, text = cls.server.curl("/v1/collections/notes/documents", {"documents": some_documents(TEXTS)})
         assert status == 202, text
-        job = json.loads(text)["id"]
-        while json.loads(text)["state"] in ("queued", "running"):
-            time.sleep(0.2)
-            status, text = cls.server.curl(f"/v1/jobs/{job}")
-        job = json.loads(text)
+        job = cls.server.finish(text)
         assert job["state"] == "done" and all(d["outcome"] == "added" for d in job["documents"]), text
         cls.client = openai.OpenAI(base_url=cls.server.url + "/v1", api_key="unused", max_retries=0)
         ask = [UNFOLD, "ask", QUESTION, "--store", os.path.join(cls.folder.name, "kb"), "--collection", "notes", "--model",
@@ -95,7 +55,7 @@ class Clients(unittest.TestCase):
         self.assertEqual(reply.usage.completion_tokens, self.want["usage"]["completion_tokens"])
         self.assertEqual(reply.usage.prompt_tokens_details.cached_tokens, self.want["usage"]["cached_tokens"])
         self.assertEqual(reply.model_extra["unfold"]["sources"], self.want["sources"])
-        self.assertEqual([m.id for m in self.client.models.list().data], ["unfold:notes"])
+        self.assertIn("unfold:notes", [m.id for m in self.client.models.list().data])
         self.assertEqual(self.client.models.retrieve("unfold:notes").owned_by, "unfold")
 
     def test_openai_stream(self):
@@ -158,6 +118,39 @@ class Clients(unittest.TestCase):
         self.assertIn("unfold_time_to_first_token_seconds_bucket", text)
 
 
+    def test_replies_are_as_described(self):
+        description = json.loads(self.server.curl("/openapi.json")[1])
+        openapi_spec_validator.validate(description)
+
+        def check(method, path, status, template=None, body=None):
+            got, text = self.server.curl(path, body, "--request", method.upper())
+            self.assertEqual(got, status, text)
+            reply = description["paths"][template or path][method]["responses"][str(status)]
+            if "$ref" in reply:
+                reply = description["components"]["responses"][reply["$ref"].rpartition("/")[2]]
+            schema = {**reply["content"]["application/json"]["schema"], "components": description["components"]}
+            jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+            return json.loads(text)
+
+        messages = [{"role": "user", "content": QUESTION}]
+        check("post", "/v1/chat/completions", 200, body={"model": "unfold:notes", "messages": messages})
+        check("post", "/v1/chat/completions", 404, body={"model": "unfold:none", "messages": messages})
+        check("post", "/v1/query", 200, body={"collection": "notes", "question": QUESTION, "explain": True})
+        check("post", "/v1/query", 400, body={"collection": "notes"})
+        for path in ("/v1/models", "/v1/collections", "/healthz", "/readyz", "/openapi.json"):
+            check("get", path, 200)
+        check("get", "/v1/models/unfold:notes", 200, "/v1/models/{model}")
+        check("get", "/v1/collections/notes", 200, "/v1/collections/{collection}")
+        documents = check("get", "/v1/collections/notes/documents?limit=2", 200, "/v1/collections/{collection}/documents")
+        one = "/v1/collections/notes/documents/" + urllib.parse.quote(documents["data"][0]["name"], safe="")
+        check("get", one, 200, "/v1/collections/{collection}/documents/{document}")
+        added = check("post", "/v1/collections/more/documents", 202, "/v1/collections/{collection}/documents",
+                      {"documents": [{"name": "a", "text": "Ada was here."}]})
+        check("get", f"/v1/jobs/{added['id']}", 200, "/v1/jobs/{job}")
+        check("delete", f"/v1/jobs/{added['id']}", 200, "/v1/jobs/{job}")
+        check("get", "/v1/jobs/none", 404, "/v1/jobs/{job}")
+
+
 class Keys(unittest.TestCase):
     def test_keys_and_restart(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -165,21 +158,18 @@ class Keys(unittest.TestCase):
             digest = subprocess.run(["sha256sum"], input=b"secret", capture_output=True, check=True).stdout.decode().split()[0]
             pathlib.Path(keys).write_text(json.dumps(
                 {"keys": [{"name": "team", "sha256": digest, "collections": {"*": "admin"}}]}))
-            server = Server(folder, "--keys", keys)
+            server = Server(UNFOLD, MODEL, folder, "--keys", keys)
             bearer = ("--header", "Authorization: Bearer secret")
             self.assertEqual(server.curl("/v1/models")[0], 401)
             status, text = server.curl("/v1/collections/c/documents", {"documents": [{"name": "a", "text": "Ada was here."}]},
                                        *bearer)
             self.assertEqual(status, 202)
-            job = json.loads(text)["id"]
-            while json.loads(text)["state"] != "done":
-                time.sleep(0.1)
-                status, text = server.curl(f"/v1/jobs/{job}", None, *bearer)
+            self.assertEqual(server.finish(text, *bearer)["state"], "done")
             server.process.kill()  # what a job said was added is there
             server.process.wait()
             server.process.stdout.close()
             server.log.close()
-            server = Server(folder, "--keys", keys)
+            server = Server(UNFOLD, MODEL, folder, "--keys", keys)
             client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
             self.assertEqual([m.id for m in client.models.list().data], ["unfold:c"])
             with self.assertRaises(openai.AuthenticationError):

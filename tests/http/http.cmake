@@ -5,8 +5,10 @@ target_link_libraries(http_client PUBLIC unfold_settings nlohmann_json::nlohmann
 unfold_test(NAME http_api_test LABEL http SOURCES http/http_api_test.cc LIBS unfold_http)
 unfold_test(NAME http_server_test LABEL http SOURCES http/http_server_test.cc LIBS unfold_http http_client)
 
-# Real clients, in the virtual environment that `./dev test` makes from requirements.txt.
-add_test(NAME http_clients_test
-         COMMAND ${PROJECT_SOURCE_DIR}/build/clients/bin/python ${CMAKE_CURRENT_LIST_DIR}/clients_test.py $<TARGET_FILE:unfold>
-                 ${PROJECT_SOURCE_DIR}/datasets/gist-mini ${PROJECT_SOURCE_DIR}/datasets/handbook)
-set_tests_properties(http_clients_test PROPERTIES LABELS http TIMEOUT 300)
+# Real clients, in the virtual environment that `./dev test` makes from requirements.txt, and the console in Chromium.
+foreach(name clients console)
+  add_test(NAME http_${name}_test
+           COMMAND ${PROJECT_SOURCE_DIR}/build/clients/bin/python ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py
+                   $<TARGET_FILE:unfold> ${PROJECT_SOURCE_DIR}/datasets/gist-mini ${PROJECT_SOURCE_DIR}/datasets/handbook)
+  set_tests_properties(http_${name}_test PROPERTIES LABELS http TIMEOUT 300)
+endforeach()

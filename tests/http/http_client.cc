@@ -100,7 +100,8 @@ Reply HttpClient::Read() {
 
 std::string HttpClient::Text(std::string_view method, std::string_view target, std::string_view body,
                              std::string_view headers) {
-  std::string text = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\nHost: test\r\n";
+  std::string text = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\n";
+  if (headers.find("Host:") == headers.npos) text += "Host: localhost\r\n";
   text += headers;
   if (!body.empty()) text += "Content-Length: " + std::to_string(body.size()) + "\r\n";
   return text + "\r\n" + std::string(body);

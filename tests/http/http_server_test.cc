@@ -2,11 +2,14 @@
 // The server over real sockets, with an engine that answers when the test says so.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <memory>
 #include <optional>
+#include <regex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -268,7 +271,7 @@ TEST_F(HttpServerTest, HttpThatIsWrongOrTooLarge) {
   const Reply other = client.Call("PUT", "/v1/query", "{}");
   EXPECT_EQ(other.status, 405);
   EXPECT_EQ(other.headers.at("allow"), "POST");
-  client.Send("POST /v1/query HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  client.Send("POST /v1/query HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
   EXPECT_TRUE(client.ReadUntil("100 Continue"));
   client.Send("{}");
   EXPECT_EQ(client.Read().status, 400);
@@ -289,8 +292,8 @@ TEST_F(HttpServerTest, SlowClientsAreLeft) {
 TEST_F(HttpServerTest, OldClientsGetWholeReplies) {
   Open();
   HttpClient client(address_);
-  client.Send("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: " + std::to_string(kStream.size()) + "\r\n\r\n" +
-              kStream);
+  client.Send("POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: " +
+              std::to_string(kStream.size()) + "\r\n\r\n" + kStream);
   Question question = engine_->Next();
   question.sink("old");
   question.done(Said("old"));
@@ -396,6 +399,45 @@ TEST_F(HttpServerTest, AKeySeesItsCollectionsAlone) {
   stranger.Send("POST /v1/query HTTP/1.1\r\nContent-Length: 1000\r\n\r\n");
   EXPECT_EQ(stranger.Read().status, 401);
   EXPECT_TRUE(stranger.IsClosed());
+}
+
+TEST_F(HttpServerTest, WithoutKeysOtherSitesGetNothing) {
+  Open();
+  HttpClient client(address_);
+  for (const char* headers : {"Host: evil.example\r\n", "Origin: https://evil.example\r\n", "Origin: null\r\n",
+                              "Host: localhost.evil.example:80\r\n", "Host: \r\n"}) {
+    EXPECT_EQ(client.Call("GET", "/v1/models", "", headers).status, 403) << headers;
+  }
+  for (const char* headers : {"Host: 127.0.0.1:8080\r\n", "Host: [::1]:8080\r\n", "Host: localhost\r\n",
+                              "Origin: http://localhost:8080\r\n"}) {
+    EXPECT_EQ(client.Call("GET", "/v1/models", "", headers).status, 200) << headers;
+  }
+}
+
+TEST_F(HttpServerTest, AReplyToWhatIsNotReadArrives) {
+  Open({.max_body_bytes = 1 << 20});
+  HttpClient client(address_);
+  client.Send("POST /v1/collections/notes/documents HTTP/1.1\r\nContent-Length: 33554432\r\n\r\n");
+  client.Send(std::string(8 << 20, 'x'));
+  EXPECT_EQ(client.Read().status, 413);
+}
+
+TEST_F(HttpServerTest, TheDescriptionHasEveryRoute) {
+  Open();
+  std::set<std::string> described, routes;
+  const auto description = HttpClient(address_).Call("GET", "/openapi.json").json();
+  for (const auto& [path, operations] : description["paths"].items()) {
+    for (const auto& [method, operation] : operations.items()) {
+      std::string name = method;
+      std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::toupper(c); });
+      described.insert(name + " " + std::regex_replace(path, std::regex("\\{[a-z]+\\}"), "{}"));
+    }
+  }
+  for (const std::string& route : Service::RouteNames()) {
+    const bool page = route == "GET /" || route.starts_with("GET /console.");
+    if (!page) routes.insert(route);
+  }
+  EXPECT_EQ(described, routes);
 }
 
 TEST_F(HttpServerTest, AddressesAreChecked) {
