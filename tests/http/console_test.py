@@ -28,14 +28,18 @@ class Browser:
 
     def __init__(self, folder):
         self.driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
-        while "on port" not in (line := self.driver.stdout.readline()):
+        while "successfully on port" not in (line := self.driver.stdout.readline()):
             if not line:
                 raise RuntimeError("chromedriver did not start")
         self.base = f"http://127.0.0.1:{line.rstrip().rstrip('.').split()[-1]}/session"
         arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={folder}/profile"]
         options = {"binary": shutil.which("chromium"), "args": arguments}
-        session = self.call("", {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options,
-                                                                  "goog:loggingPrefs": {"browser": "ALL"}}}})
+        try:
+            session = self.call("", {"capabilities": {"alwaysMatch": {
+                "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}})
+        except OSError:
+            self.driver.kill()
+            raise
         self.base += "/" + session["sessionId"]
 
     def call(self, path, body=None, method=None):
@@ -94,14 +98,12 @@ class Browser:
 class Console(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
         self.server = Server(UNFOLD, MODEL, self.folder.name)
+        self.addCleanup(lambda: self.assertEqual(self.server.stop(), 0))
         self.browser = Browser(self.folder.name)
+        self.addCleanup(self.browser.close)
         self.browser.size(1000, 1400)
-
-    def tearDown(self):
-        self.browser.close()
-        self.assertEqual(self.server.stop(), 0)
-        self.folder.cleanup()
 
     def test_documents_question_answer(self):
         browser, server = self.browser, self.server
