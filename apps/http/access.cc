@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "apps/http/target.h"
 #include "apps/json_output.h"
 
 namespace unfold::http {
@@ -20,16 +21,10 @@ Access::Hash HashOf(std::string_view key) {
   return hash;
 }
 
-int DigitOf(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 bool ParseHash(const std::string& hex, Access::Hash& hash) {
   if (hex.size() != 2 * hash.size()) return false;
   for (std::size_t i = 0; i < hash.size(); ++i) {
-    const int high = DigitOf(hex[2 * i]), low = DigitOf(hex[2 * i + 1]);
+    const int high = HexDigit(hex[2 * i]), low = HexDigit(hex[2 * i + 1]);
     if (high < 0 || low < 0) return false;
     hash[i] = static_cast<unsigned char>(high * 16 + low);
   }

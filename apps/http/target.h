@@ -10,6 +10,7 @@
 
 namespace unfold::http {
 
+int HexDigit(char c);  // 0 to 15, or -1
 // Nothing for a broken escape, a zero byte or what is not UTF-8.
 std::optional<std::string> PercentDecoded(std::string_view text);
 // What `{}` stands for in `pattern`, segment by segment and decoded, or nothing: "/v1/jobs/{}" and "/v1/jobs/7".
