@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // unfold ask: streams an answer, then says where it comes from.
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -10,6 +9,7 @@
 #include "apps/answer_json.h"
 #include "apps/answer_stream.h"
 #include "apps/cli.h"
+#include "apps/deadline.h"
 #include "apps/format.h"
 #include "apps/history.h"
 #include "apps/interrupt.h"
@@ -110,11 +110,6 @@ void PrintFigures(const Answer& answer) {
                Fixed(answer.timings.tokens_per_second, 1).c_str(),
                (Fixed(100 * answer.unfolded_share, 1) + " %").c_str(),
                Plural(answer.usage.context_chunks, "chunk").c_str(), Plural(answer.placed.size(), "document").c_str());
-}
-
-std::chrono::steady_clock::time_point DeadlineIn(double seconds) {
-  const auto wait = std::chrono::duration<double>(std::min(seconds, 1e9));
-  return std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
 }
 
 int FailAnswer(const Status& status, bool interrupted, double timeout_seconds) {

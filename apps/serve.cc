@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "apps/cli.h"
+#include "apps/deadline.h"
 #include "apps/http/server.h"
 #include "apps/http/service.h"
 #include "apps/json_output.h"
@@ -64,8 +65,7 @@ class Drainer {
     Log({{"event", "draining"}, {"running", service_.running()}});
     service_.Drain();
     server_.Drain();
-    end_ = std::chrono::steady_clock::now() +
-           std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds_));
+    end_ = DeadlineIn(seconds_);
     signals_.async_wait([this](const boost::system::error_code& error, int) {  // a second signal: at once
       if (!error) End();
     });
@@ -83,7 +83,6 @@ class Drainer {
     io_.stop();
   }
 
-  using Duration = std::chrono::steady_clock::duration;
   boost::asio::io_context& io_;
   http::Server& server_;
   http::Service& service_;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "apps/http/field_reader.h"
 
-#include <cmath>
-
 #include "apps/format.h"
 
 namespace unfold::http {

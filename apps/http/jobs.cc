@@ -7,11 +7,8 @@
 #include "apps/http/target.h"
 
 namespace unfold::http {
-namespace {
 
 using cli::Json;
-
-}  // namespace
 
 Jobs::Jobs(Engine& engine, Counters& counters) : engine_(engine), counters_(counters), thread_([this] { Loop(); }) {}
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "apps/answer_stream.h"
+#include "apps/deadline.h"
 #include "apps/http/chat_reply.h"
 #include "apps/http/target.h"
 
@@ -279,11 +280,7 @@ void Service::Ask(const CallPtr& call, AskRequest asked, bool is_chat) {
   if (running_ >= options_.max_requests) return Fail(*call, TooMany());
   asked.options.stop_token = call->exchange->gone();
   const double timeout = asked.timeout_seconds.value_or(options_.timeout_seconds);
-  if (timeout > 0) {
-    const auto wait = std::chrono::duration<double>(timeout);
-    asked.options.deadline =
-        std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(wait);
-  }
+  if (timeout > 0) asked.options.deadline = cli::DeadlineIn(timeout);
   const auto asking = std::make_shared<Asking>(*this, call, asked, is_chat);
   TextSink sink;
   if (asked.streams) sink = [asking](std::string_view text) { return asking->TakeText(text); };

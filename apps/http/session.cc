@@ -11,7 +11,6 @@
 #include <string_view>
 #include <utility>
 
-#include "apps/http/api_error.h"
 #include "apps/http/target.h"
 
 namespace unfold::http {
@@ -47,7 +46,7 @@ class Session::Way : public Exchange {
     Post([head = std::move(head)](Session& session) mutable { session.Begin(std::move(head)); });
   }
   void Write(std::string piece) override {
-    Post([piece = std::move(piece)](Session& session) mutable { session.Push(std::move(piece), false); });
+    Post([piece = std::move(piece)](Session& session) { session.Push(piece, false); });
   }
   void End() override {
     Post([](Session& session) { session.Push({}, true); });
@@ -96,7 +95,7 @@ void Session::Close() {
 void Session::ReadHeader() {
   if (draining_) return Close();
   busy_ = false;
-  pieces_.clear();
+  unsent_.clear();
   parser_.emplace();
   parser_->header_limit(server_.options_.max_header_bytes);
   parser_->body_limit(UINT64_MAX);  // its own is set once the header tells the route
@@ -107,24 +106,28 @@ void Session::ReadHeader() {
 
 void Session::OnHeader(Error error) {
   if (closed_) return;
-  if (error == bhttp::error::header_limit) return Refuse(431, "the request's header is too large");
+  if (error == bhttp::error::header_limit)
+    return Refuse({.status = 431, .message = "the request's header is too large"});
   if (error && error.category() == make_error_code(bhttp::error::bad_method).category() &&
       error != bhttp::error::end_of_stream && error != bhttp::error::partial_message) {
-    return Refuse(400, "the request is not valid HTTP");
+    return Refuse({.status = 400, .message = "the request is not valid HTTP"});
   }
   if (error) return Close();
   const auto& head = parser_->get();
-  if (head.target().size() > server_.options_.max_target_bytes) return Refuse(414, "the request's target is too long");
-  if (head.target().empty() || head.target()[0] != '/') return Refuse(400, "the request's target is no path");
+  if (head.target().size() > server_.options_.max_target_bytes)
+    return Refuse({.status = 414, .message = "the request's target is too long"});
+  if (head.target().empty() || head.target()[0] != '/')
+    return Refuse({.status = 400, .message = "the request's target is no path"});
   // Nothing is read for whom nothing is done.
   const bool has_body = parser_->chunked() || parser_->content_length().value_or(0) > 0;
   if (has_body && !server_.service_.IsKnown(std::string(head[bhttp::field::authorization]))) {
-    return Refuse(401, NoKey().message);
+    return Refuse(NoKey());
   }
   const std::string_view target = View(head.target());
   const std::uint64_t limit =
       server_.service_.BodyLimit(std::string(head.method_string()), std::string(target.substr(0, target.find('?'))));
-  if (parser_->content_length().value_or(0) > limit) return Refuse(413, "the body is larger than the server takes");
+  if (parser_->content_length().value_or(0) > limit)
+    return Refuse({.status = 413, .message = "the body is larger than the server takes"});
   parser_->body_limit(limit);
   stream_.expires_after(server_.options_.body_timeout);
   if (has_body && beast::iequals(head[bhttp::field::expect], "100-continue")) {
@@ -146,9 +149,10 @@ void Session::ReadBody() {
 
 void Session::OnBody(Error error) {
   if (closed_) return;
-  if (error == bhttp::error::body_limit) return Refuse(413, "the body is larger than the server takes");
+  if (error == bhttp::error::body_limit)
+    return Refuse({.status = 413, .message = "the body is larger than the server takes"});
   if (error == beast::error::timeout) return Close();
-  if (error) return Refuse(400, "the request's body is not valid HTTP");
+  if (error) return Refuse({.status = 400, .message = "the request's body is not valid HTTP"});
   Handle();
 }
 
@@ -200,11 +204,9 @@ void Session::SetHead(Message& message, const Response& response) const {
   for (const auto& [name, value] : response.headers) message.set(name, value);
 }
 
-void Session::Refuse(int status, const std::string& message) {
+void Session::Refuse(const ApiError& error) {
   busy_ = refused_ = true;
   keeps_ = false;
-  ApiError error{.status = status, .message = message};
-  if (status == 401) error = NoKey();
   Send(ErrorResponse(error));
 }
 
@@ -250,17 +252,17 @@ void Session::Begin(Response head) {
   });
 }
 
-void Session::Push(std::string piece, bool last) {
-  if (!piece.empty()) pieces_.push_back(std::move(piece));
+void Session::Push(const std::string& piece, bool last) {
+  unsent_ += piece;
   last_ = last;
   if (!writing_) WriteNext();
 }
 
-// All pieces that wait, as one chunk.
+// All that waits, as one chunk.
 void Session::WriteNext() {
   if (closed_) return;
   stream_.expires_after(server_.options_.write_timeout);
-  if (pieces_.empty()) {
+  if (unsent_.empty()) {
     if (!last_) return stream_.expires_never();
     if (!chunked_) return EndReply({});
     writing_ = true;
@@ -269,9 +271,7 @@ void Session::WriteNext() {
     return;
   }
   writing_ = true;
-  auto text = std::make_shared<std::string>();
-  for (const std::string& piece : pieces_) *text += piece;
-  pieces_.clear();
+  const auto text = std::make_shared<std::string>(std::exchange(unsent_, {}));
   const auto next = [self = shared_from_this(), text](Error error, std::size_t) {
     if (error) return self->Close();
     self->writing_ = false;

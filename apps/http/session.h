@@ -7,12 +7,12 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
 
+#include "apps/http/api_error.h"
 #include "apps/http/message.h"
 #include "apps/http/server.h"
 
@@ -40,11 +40,11 @@ class Session : public std::enable_shared_from_this<Session> {
   // Learns of the client's end while its request is being worked on.
   void WatchForEnd();
   // A reply to a request that was not read to its end: the connection ends with it.
-  void Refuse(int status, const std::string& message);
+  void Refuse(const ApiError& error);
   void Send(Response response);
   void Discard();
   void Begin(Response head);
-  void Push(std::string piece, bool last);
+  void Push(const std::string& piece, bool last);
   void WriteNext();
   void EndReply(Error error);
   template <typename Message>
@@ -65,7 +65,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool draining_ = false, closed_ = false, refused_ = false;
   bool is_head_ = false;
   // Of a stream: what is still to be written, and whether it ends with that.
-  std::deque<std::string> pieces_;
+  std::string unsent_;
   bool chunked_ = false, writing_ = false, last_ = false;
 };
 

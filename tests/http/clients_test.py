@@ -96,7 +96,9 @@ class Clients(unittest.TestCase):
                     {"role": "assistant", "content": self.want["answer"]}, {"role": "user", "content": "when was that?"}]
         reply = self.client.chat.completions.create(model="unfold:notes", messages=messages, max_tokens=8)
         self.assertLessEqual(reply.usage.completion_tokens, 8)
-        self.assertEqual(reply.model_extra["unfold"]["turns_dropped"] >= 0, True)
+        self.assertEqual(reply.model_extra["unfold"]["turns_dropped"], 0)
+        alone = self.client.chat.completions.create(model="unfold:notes", messages=messages[-1:], max_tokens=8)
+        self.assertGreater(reply.usage.prompt_tokens, alone.usage.prompt_tokens)
 
     def test_langchain(self):
         model = ChatOpenAI(model="unfold:notes", base_url=self.server.url + "/v1", api_key="unused", max_retries=0)
@@ -175,6 +177,24 @@ class Keys(unittest.TestCase):
             with self.assertRaises(openai.AuthenticationError):
                 openai.OpenAI(base_url=server.url + "/v1", api_key="guess", max_retries=0).models.list()
             self.assertEqual(server.stop(), 0)
+
+    def test_settings(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "config.json")
+
+            def settings(config, *flags, **environment):
+                path.write_text(json.dumps(config))
+                return subprocess.run([UNFOLD, "serve", "--config", str(path), "--print-config", *flags],
+                                      capture_output=True, text=True, env={**os.environ, **environment})
+
+            config = {"store": "kb", "model": "m", "listen": "127.0.0.1:1", "threads": 2, "max-requests": 7}
+            done = settings(config, "--listen", "127.0.0.1:3", UNFOLD_LISTEN="127.0.0.1:2", UNFOLD_MAX_REQUESTS="8")
+            got = json.loads(done.stdout)
+            self.assertEqual([got[name] for name in ("store", "listen", "max-requests", "threads", "drain-timeout")],
+                             ["kb", "127.0.0.1:3", "8", "2", "30"])
+            for wrong in ({"stor": "kb"}, {**config, "max-requests": 0}, {**config, "listen": {}}, []):
+                done = settings(wrong)
+                self.assertEqual((done.returncode, done.stdout), (2, ""), wrong)
 
     def test_an_open_server_stays_at_home(self):
         with tempfile.TemporaryDirectory() as folder:

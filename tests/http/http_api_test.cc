@@ -152,7 +152,7 @@ TEST(Replies, FollowTheFormat) {
   EXPECT_EQ(chunks[1]["usage"]["completion_tokens"], 3);
   EXPECT_TRUE(chunks[2].is_discarded());  // [DONE]
   EXPECT_TRUE(last.ends_with("data: [DONE]\n\n"));
-  EXPECT_EQ(FirstChunk(head).find("\"role\":\"assistant\"") == std::string::npos, false);
+  EXPECT_NE(FirstChunk(head).find("\"role\":\"assistant\""), std::string::npos);
 }
 
 TEST(Errors, SayNoMoreThanTheyShould) {
