@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// unfold remove: every named document, or none when one of them does not exist.
+// unfold remove: every named document, or none when one of them does not exist; or a whole collection.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -13,6 +13,7 @@ namespace {
 struct RemoveFlags {
   StoreFlags store;
   std::vector<std::string> names;
+  bool all = false;
 };
 
 int Run(RemoveFlags flags) {
@@ -20,8 +21,11 @@ int Run(RemoveFlags flags) {
   flags.names.erase(std::unique(flags.names.begin(), flags.names.end()), flags.names.end());
   const auto engine = Engine::Open(MakeStoreOptions(flags.store, StoreAccessMode::kReadWrite));
   if (!engine.ok()) return Fail(engine.status());
-  const Status status = (*engine)->Remove(flags.store.collection, flags.names);
+  const std::string& collection = flags.store.collection;
+  const Status status =
+      flags.all ? (*engine)->RemoveCollection(collection) : (*engine)->Remove(collection, flags.names);
   if (!status.ok()) return Fail(status);
+  if (flags.all) std::fprintf(stderr, "removed    collection %s\n", OneLine(collection).c_str());
   for (const std::string& name : flags.names) std::fprintf(stderr, "removed    %s\n", OneLine(name).c_str());
   return kExitOk;
 }
@@ -30,16 +34,20 @@ int Run(RemoveFlags flags) {
 
 CommandRun AddRemove(CLI::App& command) {
   auto flags = std::make_shared<RemoveFlags>();
-  command.add_option("name", flags->names, "documents to remove, as `unfold list` names them")
-      ->required()
-      ->type_name("NAME");
+  CLI::Option* names =
+      command.add_option("name", flags->names, "documents to remove, as `unfold list` names them")->type_name("NAME");
+  command.add_flag("--all", flags->all, "the collection, with all its documents")->excludes(names);
   AddStoreFlag(command, flags->store);
   AddCollectionFlag(command, flags->store)->required();
   command.footer(
       "All of them are removed, or none when one does not exist.\n"
-      "Example:\n"
-      "  unfold remove old/plan.md draft.txt --store kb --collection notes");
-  return [flags] { return Run(*flags); };
+      "Examples:\n"
+      "  unfold remove old/plan.md draft.txt --store kb --collection notes\n"
+      "  unfold remove --all --store kb --collection drafts");
+  return [flags] {
+    if (flags->names.empty() && !flags->all) return FailUsage("name documents, or give --all for the whole collection");
+    return Run(*flags);
+  };
 }
 
 }  // namespace unfold::cli

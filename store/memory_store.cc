@@ -50,9 +50,18 @@ class MemorySnapshot : public StoreSnapshot {
   Result<std::vector<CollectionInfo>> Collections() const override {
     std::vector<CollectionInfo> collections;
     for (const auto& [name, collection] : state_->collections) {
-      collections.push_back({collection.id, name, collection.documents.size()});
+      collections.push_back({collection.id, name});
     }
     return collections;
+  }
+
+  Result<bool> HasCollection(std::string_view name) const override { return state_->collections.contains(name); }
+
+  Result<PublishedDocument> Find(std::string_view name, std::string_view document_name) const override {
+    UNFOLD_TRY_ASSIGN(const Collection* collection, FindCollection(*state_, name));
+    const auto found = collection->documents.find(document_name);
+    if (found != collection->documents.end()) return found->second.published;
+    return Status::NotFound("document '" + std::string(document_name) + "'");
   }
 
   Result<std::vector<PublishedDocument>> Documents(std::string_view name) const override {
@@ -108,6 +117,7 @@ class MemoryStore : public Store {
   }
 
   Result<CollectionId> EnsureCollection(std::string_view name) override;
+  Status RemoveCollection(std::string_view name) override;
   Result<DocumentId> AllocateDocument() override;
   Status Write(std::span<const StoreRecord> records) override;
   Status Publish(std::span<const Publication> publications) override;
@@ -125,6 +135,7 @@ class MemoryStore : public Store {
   std::string fingerprint_;
   std::shared_ptr<const State> state_ = std::make_shared<State>();
   std::map<DocumentId, Records> open_;  // allocated, neither published nor given up
+  std::uint32_t next_collection_ = 1;
   std::uint64_t next_document_ = 1;
 };
 
@@ -140,10 +151,19 @@ Result<CollectionId> MemoryStore::EnsureCollection(std::string_view name) {
   if (found != state_->collections.end()) return found->second.id;
   if (name.empty()) return Status::InvalidArgument("a collection needs a name");
   auto state = std::make_shared<State>(*state_);
-  const CollectionId id{static_cast<std::uint32_t>(state->collections.size()) + 1};
+  const CollectionId id{next_collection_++};
   state->collections[std::string(name)].id = id;
   state_ = std::move(state);
   return id;
+}
+
+Status MemoryStore::RemoveCollection(std::string_view name) {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  UNFOLD_TRY(FindCollection(*state_, name).status());
+  auto state = std::make_shared<State>(*state_);
+  state->collections.erase(state->collections.find(name));
+  state_ = std::move(state);
+  return Status::Ok();
 }
 
 Result<DocumentId> MemoryStore::AllocateDocument() {

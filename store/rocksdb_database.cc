@@ -42,6 +42,10 @@ void Database::PutMeta(rocksdb::WriteBatch* batch, const std::string& key, std::
   batch->Put(column(Column::kMeta), key, SealMeta(body));
 }
 
+Status Database::DeleteMeta(rocksdb::WriteBatch* batch, const std::string& key) const {
+  return FromRocksDb(batch->Delete(column(Column::kMeta), key), "removing " + MetaName(key));
+}
+
 Status Database::ScanMeta(const std::string& prefix, const rocksdb::Snapshot* snapshot,
                           const std::function<Status(std::string_view, std::string_view)>& visit) const {
   rocksdb::ReadOptions options;

@@ -56,6 +56,7 @@ class Database {
   // Value of a `meta` key, opened. NotFound when it is absent.
   Result<std::string> ReadMeta(const std::string& key, const rocksdb::Snapshot* snapshot = nullptr) const;
   void PutMeta(rocksdb::WriteBatch* batch, const std::string& key, std::string_view body) const;
+  Status DeleteMeta(rocksdb::WriteBatch* batch, const std::string& key) const;
   // Calls `visit` for each `meta` key that begins with `prefix`: the rest of the key, and the value opened.
   Status ScanMeta(const std::string& prefix, const rocksdb::Snapshot* snapshot,
                   const std::function<Status(std::string_view rest, std::string_view body)>& visit) const;

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "store/rocksdb_database.h"
+#include "store/rocksdb_snapshot.h"
 #include "store/rocksdb_verify.h"
 
 namespace unfold {
@@ -13,136 +14,12 @@ namespace {
 
 constexpr const char* kFingerprintKey = "fingerprint";
 constexpr const char* kNextDocumentKey = "next_document";
-constexpr const char* kCollectionPrefix = "collection/";
 constexpr std::uint64_t kReservedIds = 1024;  // ids taken from the store at a time, so that few of them cost a sync
 
 std::string Little(std::uint64_t value, int width) {
   std::string body;
   PutLittle(&body, value, width);
   return body;
-}
-
-Result<std::uint64_t> ReadNumber(std::string_view body, int width, const std::string& name) {
-  if (body.size() != static_cast<std::size_t>(width)) return Status::Corruption("meta key '" + name + "': malformed");
-  return GetLittle(body, width);
-}
-
-using CollectionIds = std::map<std::string, CollectionId, std::less<>>;
-
-Result<CollectionIds> ReadCollections(const Database& database, const rocksdb::Snapshot* snapshot) {
-  CollectionIds collections;
-  UNFOLD_TRY(database.ScanMeta(kCollectionPrefix, snapshot, [&](std::string_view name, std::string_view body) {
-    UNFOLD_TRY_ASSIGN(const std::uint64_t id, ReadNumber(body, 4, kCollectionPrefix + std::string(name)));
-    collections[std::string(name)] = {static_cast<std::uint32_t>(id)};
-    return Status::Ok();
-  }));
-  return collections;
-}
-
-// Calls `visit` with the documents of a collection (with all, when it is null) in order of key.
-template <typename Visit>
-Status ScanDocuments(const Database& database, const rocksdb::Snapshot* snapshot, const CollectionId* collection,
-                     Visit visit) {
-  rocksdb::ReadOptions options;
-  options.snapshot = snapshot;
-  const std::unique_ptr<rocksdb::Iterator> it(database.db()->NewIterator(options, database.column(Column::kDocs)));
-  const std::string prefix = collection == nullptr ? "" : EncodeDocumentKey(*collection, "");
-  for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
-    UNFOLD_TRY_ASSIGN(auto key, DecodeDocumentKey(it->key().ToStringView()));
-    UNFOLD_TRY_ASSIGN(auto value, OpenPublication(it->value().ToStringView(), "document '" + key.second + "'"));
-    UNFOLD_TRY(visit(key.first, PublishedDocument{value.first, std::move(value.second)}));
-  }
-  return FromRocksDb(it->status(), "reading the documents of store " + database.path());
-}
-
-// Thread-safe. Holds the database open, also past the store it came from.
-class RocksDbSnapshot : public StoreSnapshot {
- public:
-  explicit RocksDbSnapshot(std::shared_ptr<Database> database)
-      : database_(std::move(database)), snapshot_(database_->Acquire()) {}
-  ~RocksDbSnapshot() override { database_->Release(snapshot_); }
-
-  const rocksdb::Snapshot* get() const { return snapshot_; }
-
-  Result<std::vector<CollectionInfo>> Collections() const override;
-  Result<std::vector<PublishedDocument>> Documents(std::string_view collection) const override;
-  Result<std::string> Read(const RecordKey& key) const override;
-  Result<std::vector<std::string>> ReadMany(std::span<const RecordKey> keys) const override;
-
- private:
-  rocksdb::ReadOptions Options() const {
-    rocksdb::ReadOptions options;
-    options.snapshot = snapshot_;
-    return options;
-  }
-  Status Check(const RecordKey& key, const rocksdb::Status& status, std::string_view sealed) const;
-
-  std::shared_ptr<Database> database_;
-  const rocksdb::Snapshot* snapshot_;
-};
-
-Result<std::vector<CollectionInfo>> RocksDbSnapshot::Collections() const {
-  UNFOLD_TRY_ASSIGN(const CollectionIds ids, ReadCollections(*database_, snapshot_));
-  std::map<CollectionId, std::uint64_t> counts;
-  UNFOLD_TRY(ScanDocuments(*database_, snapshot_, nullptr, [&](CollectionId id, const PublishedDocument&) {
-    ++counts[id];
-    return Status::Ok();
-  }));
-  std::vector<CollectionInfo> collections;
-  for (const auto& [name, id] : ids) collections.push_back({id, name, counts[id]});
-  return collections;
-}
-
-Result<std::vector<PublishedDocument>> RocksDbSnapshot::Documents(std::string_view collection) const {
-  UNFOLD_TRY_ASSIGN(const CollectionIds ids, ReadCollections(*database_, snapshot_));
-  const auto found = ids.find(collection);
-  if (found == ids.end()) {
-    std::string message = "no collection '" + std::string(collection) + "' in store " + database_->path();
-    for (const auto& [name, id] : ids) message += (name == ids.begin()->first ? "; it has '" : "', '") + name;
-    return Status::NotFound(message + (ids.empty() ? "; it has none" : "'"));
-  }
-  std::vector<PublishedDocument> documents;
-  UNFOLD_TRY(ScanDocuments(*database_, snapshot_, &found->second, [&](CollectionId, PublishedDocument document) {
-    documents.push_back(std::move(document));
-    return Status::Ok();
-  }));
-  return documents;
-}
-
-Status RocksDbSnapshot::Check(const RecordKey& key, const rocksdb::Status& status, std::string_view sealed) const {
-  if (!status.ok()) return FromRocksDb(status, "reading " + key.ToString());
-  return CheckSealed(key.kind, sealed, key.ToString());
-}
-
-Result<std::string> RocksDbSnapshot::Read(const RecordKey& key) const {
-  std::string sealed;
-  const rocksdb::Status status = database_->db()->Get(Options(), database_->column(key.kind), key.Encode(), &sealed);
-  UNFOLD_TRY(Check(key, status, sealed));
-  return sealed;
-}
-
-Result<std::vector<std::string>> RocksDbSnapshot::ReadMany(std::span<const RecordKey> keys) const {
-  std::vector<std::string> encoded;
-  std::vector<rocksdb::Slice> slices;
-  std::vector<rocksdb::ColumnFamilyHandle*> columns;
-  encoded.reserve(keys.size());
-  for (const RecordKey& key : keys) {
-    slices.emplace_back(encoded.emplace_back(key.Encode()));
-    columns.push_back(database_->column(key.kind));
-  }
-  std::vector<rocksdb::PinnableSlice> values(keys.size());
-  std::vector<rocksdb::Status> statuses(keys.size());
-  if (!keys.empty()) {
-    database_->db()->MultiGet(Options(), keys.size(), columns.data(), slices.data(), values.data(), statuses.data());
-  }
-  std::vector<std::string> sealed;
-  sealed.reserve(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    UNFOLD_TRY(Check(keys[i], statuses[i], values[i].ToStringView()));
-    sealed.push_back(values[i].ToString());
-    values[i].Reset();
-  }
-  return sealed;
 }
 
 // Thread-safe. Ids that were allocated here and neither published nor given up are the only ones that may be written.
@@ -164,6 +41,7 @@ class RocksDbStore : public Store {
     return std::make_shared<RocksDbSnapshot>(database_);
   }
   Result<CollectionId> EnsureCollection(std::string_view name) override;
+  Status RemoveCollection(std::string_view name) override;
   Result<DocumentId> AllocateDocument() override;
   Status Write(std::span<const StoreRecord> records) override;
   Status Publish(std::span<const Publication> publications) override;
@@ -180,12 +58,14 @@ class RocksDbStore : public Store {
   Status RequireWritable() const;
   Status RequireOpen(DocumentId document) const;
   Status AddPublication(const Publication& publication, rocksdb::WriteBatch* batch) const;
-  // NotFound when no document of that name is published.
-  Result<PublishedDocument> Find(CollectionId collection, const std::string& name) const;
+  Result<CollectionId> IdOf(std::string_view collection) const;
+  Status RemoveDocument(CollectionId collection, const PublishedDocument& document, rocksdb::WriteBatch* batch) const;
 
   const std::shared_ptr<Database> database_;
   mutable std::mutex mutex_;  // also makes Publish and Remove one step each, from looking up to committing
   CollectionIds collections_;
+  // Given once by this handle: what still writes to a removed collection must not publish into another.
+  std::uint32_t next_collection_ = 1;
   std::uint64_t next_document_ = 1;
   std::uint64_t reserved_end_ = 1;  // ids below this are reserved on disk
   std::set<DocumentId> open_ids_;   // allocated, neither published nor given up
@@ -194,6 +74,7 @@ class RocksDbStore : public Store {
 
 Status RocksDbStore::Start() {
   UNFOLD_TRY_ASSIGN(collections_, ReadCollections(*database_, nullptr));
+  for (const auto& [name, id] : collections_) next_collection_ = std::max(next_collection_, id.value + 1);
   const Result<std::string> reserved = database_->ReadMeta(kNextDocumentKey);
   if (reserved.ok()) {
     UNFOLD_TRY_ASSIGN(reserved_end_, ReadNumber(*reserved, 8, kNextDocumentKey));
@@ -266,12 +147,12 @@ Result<CollectionId> RocksDbStore::EnsureCollection(std::string_view name) {
   if (found != collections_.end()) return found->second;
   UNFOLD_TRY(RequireWritable());
   if (name.empty()) return Status::InvalidArgument("a collection needs a name");
-  CollectionId id{1};  // collections are never removed, so the largest id tells the next
-  for (const auto& [other, other_id] : collections_) id.value = std::max(id.value, other_id.value + 1);
+  const CollectionId id{next_collection_};
   rocksdb::WriteBatch batch;
   database_->PutMeta(&batch, kCollectionPrefix + std::string(name), Little(id.value, 4));
   UNFOLD_TRY(database_->Commit(&batch));
   collections_.emplace(name, id);
+  ++next_collection_;
   return id;
 }
 
@@ -303,15 +184,6 @@ Status RocksDbStore::Write(std::span<const StoreRecord> records) {
   return database_->Write(&batch);
 }
 
-Result<PublishedDocument> RocksDbStore::Find(CollectionId collection, const std::string& name) const {
-  const std::string where = "document '" + name + "'";
-  std::string sealed;
-  UNFOLD_TRY(FromRocksDb(
-      database_->db()->Get({}, database_->column(Column::kDocs), EncodeDocumentKey(collection, name), &sealed), where));
-  UNFOLD_TRY_ASSIGN(auto value, OpenPublication(sealed, where));
-  return PublishedDocument{value.first, std::move(value.second)};
-}
-
 Status RocksDbStore::AddPublication(const Publication& publication, rocksdb::WriteBatch* batch) const {
   const std::string& name = publication.record.name;
   if (name.empty()) return Status::InvalidArgument("a document needs a name");
@@ -321,7 +193,7 @@ Status RocksDbStore::AddPublication(const Publication& publication, rocksdb::Wri
                                    std::to_string(publication.collection.value));
   }
   UNFOLD_TRY(RequireOpen(publication.document));
-  const Result<PublishedDocument> retired = Find(publication.collection, name);
+  const Result<PublishedDocument> retired = FindDocument(*database_, nullptr, publication.collection, name);
   if (retired.ok()) {
     UNFOLD_TRY(database_->DeleteRecords(batch, retired->id));
     database_->MarkForPurge(batch, retired->id, Database::Mark::kRetired);
@@ -382,28 +254,54 @@ Status RocksDbStore::Close() {
   return database_->Close();  // says that it cannot
 }
 
+Result<CollectionId> RocksDbStore::IdOf(std::string_view collection) const {
+  const auto found = collections_.find(collection);
+  if (found != collections_.end()) return found->second;
+  return Status::NotFound("no collection '" + std::string(collection) + "' in store " + database_->path());
+}
+
+Status RocksDbStore::RemoveDocument(CollectionId collection, const PublishedDocument& document,
+                                    rocksdb::WriteBatch* batch) const {
+  const std::string& name = document.record.name;
+  UNFOLD_TRY(FromRocksDb(batch->Delete(database_->column(Column::kDocs), EncodeDocumentKey(collection, name)),
+                         "removing " + name));
+  UNFOLD_TRY(database_->DeleteRecords(batch, document.id));
+  database_->MarkForPurge(batch, document.id, Database::Mark::kRemoved);
+  return Status::Ok();
+}
+
 Status RocksDbStore::Remove(std::string_view collection, std::span<const std::string> names) {
   UNFOLD_TRY(RequireWritable());
   {
     const std::lock_guard<std::mutex> guard(mutex_);
-    const auto found = collections_.find(collection);
-    if (found == collections_.end()) {
-      return Status::NotFound("no collection '" + std::string(collection) + "' in store " + database_->path());
-    }
+    UNFOLD_TRY_ASSIGN(const CollectionId id, IdOf(collection));
     rocksdb::WriteBatch batch;
     for (const std::string& name : std::set<std::string>(names.begin(), names.end())) {
-      const Result<PublishedDocument> document = Find(found->second, name);
+      const Result<PublishedDocument> document = FindDocument(*database_, nullptr, id, name);
       if (document.status().code() == StatusCode::kNotFound) {
         return Status::NotFound("no document '" + name + "' in collection '" + std::string(collection) + "'");
       }
       if (!document.ok()) return document.status();
-      UNFOLD_TRY(FromRocksDb(batch.Delete(database_->column(Column::kDocs), EncodeDocumentKey(found->second, name)),
-                             "removing " + name));
-      UNFOLD_TRY(database_->DeleteRecords(&batch, document->id));
-      database_->MarkForPurge(&batch, document->id, Database::Mark::kRemoved);
+      UNFOLD_TRY(RemoveDocument(id, *document, &batch));
     }
     if (batch.Count() == 0) return Status::Ok();
     UNFOLD_TRY(database_->Commit(&batch));
+  }
+  return database_->Purge();
+}
+
+Status RocksDbStore::RemoveCollection(std::string_view name) {
+  UNFOLD_TRY(RequireWritable());
+  {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    UNFOLD_TRY_ASSIGN(const CollectionId id, IdOf(name));
+    rocksdb::WriteBatch batch;
+    UNFOLD_TRY(ScanDocuments(*database_, nullptr, &id, [&](CollectionId, const PublishedDocument& document) {
+      return RemoveDocument(id, document, &batch);
+    }));
+    UNFOLD_TRY(database_->DeleteMeta(&batch, kCollectionPrefix + std::string(name)));
+    UNFOLD_TRY(database_->Commit(&batch));
+    collections_.erase(collections_.find(name));
   }
   return database_->Purge();
 }

@@ -44,7 +44,6 @@ struct PublishedDocument {
 struct CollectionInfo {
   CollectionId id;
   std::string name;
-  std::uint64_t num_documents = 0;
 };
 
 // One finding of Verify: which record or file, and what is wrong with it.
@@ -67,8 +66,11 @@ class StoreSnapshot {
   virtual ~StoreSnapshot() = default;
 
   virtual Result<std::vector<CollectionInfo>> Collections() const = 0;
+  virtual Result<bool> HasCollection(std::string_view name) const = 0;
   // Published documents in order of name. NotFound names the collection and those that exist.
   virtual Result<std::vector<PublishedDocument>> Documents(std::string_view collection) const = 0;
+  // One published document. NotFound names the collection, or the document that it does not have.
+  virtual Result<PublishedDocument> Find(std::string_view collection, std::string_view name) const = 0;
   // The sealed record, checked (magic, version, CRC). NotFound when absent, Corruption naming the key.
   virtual Result<std::string> Read(const RecordKey& key) const = 0;
   // As Read, for many keys at once, in their order.
@@ -88,6 +90,9 @@ class Store {
 
   // The collection of that name, made if it does not exist.
   virtual Result<CollectionId> EnsureCollection(std::string_view name) = 0;
+  // Removes a collection with every byte of its documents; what is being written to it cannot be published any more.
+  // NotFound when there is none of the name.
+  virtual Status RemoveCollection(std::string_view name) = 0;
   // A fresh document id, never used before.
   virtual Result<DocumentId> AllocateDocument() = 0;
   // One bounded batch of bulk records. Not synced.

@@ -112,6 +112,11 @@ class UNFOLD_API Engine {
   // One document; its verdict's failure is returned as the Status.
   virtual Result<DocumentVerdict> AddDocument(std::string_view collection, const DocumentInput& document,
                                               const IngestOptions& options = {}) = 0;
+  // An empty collection; false when there is one of the name. Ingest makes those that it needs.
+  virtual Result<bool> CreateCollection(std::string_view name) = 0;
+  // Removes a collection and every byte of its documents; an ingest into it ends with an error. NotFound when there is
+  // none of the name.
+  virtual Status RemoveCollection(std::string_view name) = 0;
   // Removes documents, every byte of them. NotFound names the first that does not exist; then nothing is removed.
   virtual Status Remove(std::string_view collection, const std::vector<std::string>& names) = 0;
   virtual Result<EncodingCost> EstimateCost() const = 0;
@@ -129,12 +134,17 @@ class UNFOLD_API Engine {
                                     const AskOptions& options = {}) = 0;
 
   virtual Result<std::vector<std::string>> Collections() const = 0;
+  virtual Result<bool> HasCollection(std::string_view name) const = 0;
+  // In order of name. NotFound for an unknown collection; of Find and ReadText, for an unknown document too.
   virtual Result<std::vector<DocumentInfo>> List(std::string_view collection) const = 0;
+  virtual Result<DocumentInfo> Find(std::string_view collection, std::string_view document) const = 0;
+  // The document as it was given: its sources' bytes are of this text.
+  virtual Result<std::string> ReadText(std::string_view collection, std::string_view document) const = 0;
   virtual Result<StoreInspection> Inspect() const = 0;
   // Walks every record and checksum. `progress` (may be empty) gets records checked; returning false cancels.
   virtual Result<VerifySummary> Verify(const std::function<bool(std::uint64_t)>& progress = {}) const = 0;
 
-  // Which backend answers: "cpu" or "ref"; empty without a model.
+  // Which backend answers: "cpu", "cuda" or "ref"; empty without a model.
   virtual std::string_view backend_name() const = 0;
 };
 

@@ -182,7 +182,7 @@ typedef void (*unfold_verdict_sink)(void* context, const unfold_verdict* verdict
 
 // Encodes documents and publishes them in batches. A document is durable and visible when its verdict is heard. One
 // that fails does not end the run; an error is returned only when nothing more can be done (disk full, out of memory).
-// `sink` and `options` may be NULL. The callbacks must not add or remove documents of this engine.
+// `sink` and `options` may be NULL. The callbacks must not add documents to this engine.
 UNFOLD_API unfold_code unfold_ingest(unfold_engine* engine, const char* collection, unfold_document_source source,
                                      unfold_verdict_sink sink, void* context, const unfold_ingest_options* options,
                                      char** message);

@@ -38,6 +38,10 @@ Result<std::shared_ptr<const RoutingIndex>> CurrentIndex(AskEnvironment& environ
                                                          const CancelCheck& check) {
   std::shared_ptr<const RoutingIndex>& kept = environment.indexes[collection];
   if (kept == nullptr || !SameDocuments(kept->documents(), documents)) {
+    std::erase_if(environment.indexes, [&](const auto& entry) {
+      const auto exists = snapshot.HasCollection(entry.first);
+      return exists.ok() && !*exists;
+    });
     UNFOLD_TRY_ASSIGN(kept, RoutingIndex::Build(*environment.model->transformer, environment.model->gist, snapshot,
                                                 std::move(documents), kept.get(), check));
   }

@@ -51,8 +51,16 @@ std::int64_t RandomSnapshot::num_chunks() const {
   return static_cast<std::int64_t>(chunks);
 }
 
-Result<std::vector<PublishedDocument>> RandomSnapshot::Documents(std::string_view collection) const {
+Status NoCollection(std::string_view collection) {
   return Status::NotFound("no collection '" + std::string(collection) + "': random documents are in none");
+}
+
+Result<std::vector<PublishedDocument>> RandomSnapshot::Documents(std::string_view collection) const {
+  return NoCollection(collection);
+}
+
+Result<PublishedDocument> RandomSnapshot::Find(std::string_view collection, std::string_view) const {
+  return NoCollection(collection);
 }
 
 std::string RandomSnapshot::MakeKv(const RecordKey& key, std::int8_t level, std::uint32_t rows) const {

@@ -27,7 +27,9 @@ class RandomSnapshot : public StoreSnapshot {
 
   // There are no collections: documents are known by their ids.
   Result<std::vector<CollectionInfo>> Collections() const override { return std::vector<CollectionInfo>{}; }
+  Result<bool> HasCollection(std::string_view) const override { return false; }
   Result<std::vector<PublishedDocument>> Documents(std::string_view collection) const override;
+  Result<PublishedDocument> Find(std::string_view collection, std::string_view name) const override;
   Result<std::string> Read(const RecordKey& key) const override;
   Result<std::vector<std::string>> ReadMany(std::span<const RecordKey> keys) const override;
 

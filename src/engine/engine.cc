@@ -103,6 +103,8 @@ class EngineImpl : public Engine {
                                 const IngestSink& sink) override;
   Result<DocumentVerdict> AddDocument(std::string_view collection, const DocumentInput& document,
                                       const IngestOptions& options) override;
+  Result<bool> CreateCollection(std::string_view name) override;
+  Status RemoveCollection(std::string_view name) override;
   Status Remove(std::string_view collection, const std::vector<std::string>& names) override;
   Result<EncodingCost> EstimateCost() const override;
   Result<Answer> Ask(std::string_view collection, std::string_view question, const AskOptions& options,
@@ -111,7 +113,10 @@ class EngineImpl : public Engine {
                 AnswerCallback done) override;
   Result<RouteResult> Route(std::string_view collection, std::string_view question, const AskOptions& options) override;
   Result<std::vector<std::string>> Collections() const override;
+  Result<bool> HasCollection(std::string_view name) const override { return store_->Snapshot()->HasCollection(name); }
   Result<std::vector<DocumentInfo>> List(std::string_view collection) const override;
+  Result<DocumentInfo> Find(std::string_view collection, std::string_view document) const override;
+  Result<std::string> ReadText(std::string_view collection, std::string_view document) const override;
   Result<StoreInspection> Inspect() const override;
   Result<VerifySummary> Verify(const std::function<bool(std::uint64_t)>& progress) const override;
   std::string_view backend_name() const override { return model_ == nullptr ? "" : model_->backend->name(); }
@@ -124,7 +129,7 @@ class EngineImpl : public Engine {
   std::unique_ptr<Store> store_;
   std::unique_ptr<LoadedModel> model_;
   AskEnvironment environment_;
-  std::mutex ingest_mutex_;               // one ingest or removal at a time
+  std::mutex ingest_mutex_;               // one ingest at a time
   std::unique_ptr<Scheduler> scheduler_;  // last: its thread uses all of the above
 };
 
@@ -184,9 +189,21 @@ Result<DocumentVerdict> EngineImpl::AddDocument(std::string_view collection, con
   return verdict;
 }
 
+Result<bool> EngineImpl::CreateCollection(std::string_view name) {
+  UNFOLD_TRY(NeedWriting());
+  UNFOLD_TRY(CheckName("a collection", name));
+  UNFOLD_TRY_ASSIGN(const bool exists, HasCollection(name));
+  UNFOLD_TRY(store_->EnsureCollection(name).status());
+  return !exists;
+}
+
+Status EngineImpl::RemoveCollection(std::string_view name) {
+  UNFOLD_TRY(NeedWriting());
+  return store_->RemoveCollection(name);
+}
+
 Status EngineImpl::Remove(std::string_view collection, const std::vector<std::string>& names) {
   UNFOLD_TRY(NeedWriting());
-  const std::lock_guard lock(ingest_mutex_);
   return store_->Remove(collection, names);
 }
 
@@ -248,6 +265,19 @@ Result<std::vector<DocumentInfo>> EngineImpl::List(std::string_view collection) 
   std::vector<DocumentInfo> infos;
   for (const PublishedDocument& document : documents) infos.push_back(InfoOf(document.record));
   return infos;
+}
+
+Result<DocumentInfo> EngineImpl::Find(std::string_view collection, std::string_view document) const {
+  UNFOLD_TRY_ASSIGN(const PublishedDocument found, store_->Snapshot()->Find(collection, document));
+  return InfoOf(found.record);
+}
+
+Result<std::string> EngineImpl::ReadText(std::string_view collection, std::string_view document) const {
+  const std::shared_ptr<const StoreSnapshot> snapshot = store_->Snapshot();
+  UNFOLD_TRY_ASSIGN(const PublishedDocument found, snapshot->Find(collection, document));
+  UNFOLD_TRY_ASSIGN(const std::string sealed, snapshot->Read({RecordKind::kText, found.id, 0, 0, 0}));
+  UNFOLD_TRY_ASSIGN(const std::string_view text, OpenText(sealed, "text of '" + std::string(document) + "'"));
+  return std::string(text);
 }
 
 Result<StoreInspection> EngineImpl::Inspect() const {

@@ -33,22 +33,15 @@ DocumentInfo InfoOf(const DocumentRecord& record) {
   return info;
 }
 
-Status IngestSession::LoadExisting(std::string_view collection) {
-  UNFOLD_TRY_ASSIGN(collection_, store_.EnsureCollection(collection));
-  UNFOLD_TRY_ASSIGN(const std::vector<PublishedDocument> documents, store_.Snapshot()->Documents(collection));
-  for (const PublishedDocument& document : documents) {
-    const DocumentRecord& record = document.record;
-    known_[record.name] = {{record.content_hash[0], record.content_hash[1]}, InfoOf(record)};
-  }
-  return Status::Ok();
+Status CheckName(const char* whose, std::string_view name) {
+  if (!name.empty() && name.size() <= kMaxNameBytes && FindInvalidUtf8(name) == std::string::npos) return Status::Ok();
+  return Status::InvalidArgument(std::string(whose) + "'s name must be UTF-8 of 1 to " + std::to_string(kMaxNameBytes) +
+                                 " bytes");
 }
 
 Status IngestSession::Validate(const DocumentInput& input) const {
   UNFOLD_TRY(input.read_status);
-  if (input.name.empty() || input.name.size() > kMaxNameBytes || FindInvalidUtf8(input.name) != std::string::npos) {
-    return Status::InvalidArgument("a document's name must be UTF-8 of 1 to " + std::to_string(kMaxNameBytes) +
-                                   " bytes");
-  }
+  UNFOLD_TRY(CheckName("a document", input.name));
   if (taken_.contains(input.name)) return Status::InvalidArgument("the name was given twice in this ingest");
   if (input.text.size() > options_.max_document_bytes) {
     return Status::ResourceExhausted(std::to_string(input.text.size()) + " bytes, more than the limit of " +
@@ -85,9 +78,10 @@ Status IngestSession::Accept(DocumentInput input) {
   taken_.insert(input.name);
   std::uint64_t hash[2];
   HashContent(input, hash);
-  const auto known = known_.find(input.name);
-  if (known != known_.end() && std::equal(hash, hash + 2, known->second.hash)) {
-    Report({input.name, IngestOutcome::kUnchanged, Status::Ok(), known->second.info}, text_bytes);
+  const Result<PublishedDocument> known = store_.Snapshot()->Find(collection_name_, input.name);
+  if (!known.ok() && known.status().code() != StatusCode::kNotFound) return known.status();
+  if (known.ok() && std::equal(hash, hash + 2, known->record.content_hash)) {
+    Report({input.name, IngestOutcome::kUnchanged, Status::Ok(), InfoOf(known->record)}, text_bytes);
     return Status::Ok();
   }
   Result<PreparedDocument> prepared = PrepareDocument(input, model_.text);
@@ -98,7 +92,7 @@ Status IngestSession::Accept(DocumentInput input) {
   Pending pending;
   UNFOLD_TRY_ASSIGN(pending.id, store_.AllocateDocument());
   pending.prepared = *std::move(prepared);
-  pending.replaces = known != known_.end();
+  pending.replaces = known.ok();
   for (const PreparedPart& part : pending.prepared.parts) pending_tokens_ += SequenceTokens(part);
   const std::vector<StoreRecord> records = TextRecords(pending.id, input.text, pending.prepared);
   for (const StoreRecord& record : records) {
@@ -217,7 +211,9 @@ Status IngestSession::Wind() {
 }
 
 Result<IngestProgress> IngestSession::Run(std::string_view collection, const DocumentSource& source) {
-  UNFOLD_TRY(LoadExisting(collection));
+  UNFOLD_TRY(CheckName("a collection", collection));
+  collection_name_ = collection;
+  UNFOLD_TRY_ASSIGN(collection_, store_.EnsureCollection(collection));
   Status status;
   bool more = true;
   while (status.ok() && more && !options_.stop_token.stop_requested()) {

@@ -10,7 +10,6 @@
 #include <deque>
 #include <functional>
 #include <future>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -35,6 +34,9 @@ struct EncodedBatch {
 using EncodeRunner = std::function<Result<std::future<Result<EncodedBatch>>>(std::span<const EncodeJob> jobs)>;
 
 DocumentInfo InfoOf(const DocumentRecord& record);
+
+// InvalidArgument unless `name` may be that of "a document" or "a collection", which is `whose`.
+Status CheckName(const char* whose, std::string_view name);
 
 // One run of Engine::Ingest. Thread-compatible: lives on the caller's thread.
 class IngestSession {
@@ -64,7 +66,6 @@ class IngestSession {
     EncodedBatch encoded;
   };
 
-  Status LoadExisting(std::string_view collection);
   Status Accept(DocumentInput input);
   Status Validate(const DocumentInput& input) const;
   // The parts at the front of the queue that make one batch.
@@ -87,16 +88,12 @@ class IngestSession {
   const IngestOptions& options_;
   const IngestSink& sink_;
 
+  std::string collection_name_;
   CollectionId collection_;
-  struct Known {
-    std::uint64_t hash[2];
-    DocumentInfo info;
-  };
-  std::map<std::string, Known, std::less<>> known_;  // published documents by name
-  std::set<std::string, std::less<>> taken_;         // names of this run
-  std::deque<Pending> pending_;                      // parts are encoded front to back
-  std::int64_t pending_tokens_ = 0;                  // of parts not yet given to the encoder, gists included
-  std::optional<Batch> encoded_;                     // and not yet written
+  std::set<std::string, std::less<>> taken_;  // names of this run
+  std::deque<Pending> pending_;               // parts are encoded front to back
+  std::int64_t pending_tokens_ = 0;           // of parts not yet given to the encoder, gists included
+  std::optional<Batch> encoded_;              // and not yet written
   IngestProgress progress_;
   Clock::time_point begin_ = Clock::now();
 };

@@ -75,6 +75,14 @@ class FakeEngine : public Engine {
     }
     return progress;
   }
+  Result<bool> CreateCollection(std::string_view name) override {
+    const std::lock_guard lock(mutex_);
+    return documents_.try_emplace(std::string(name)).second;
+  }
+  Status RemoveCollection(std::string_view name) override {
+    const std::lock_guard lock(mutex_);
+    return documents_.erase(std::string(name)) > 0 ? Status::Ok() : Status::NotFound("no collection");
+  }
   Status Remove(std::string_view collection, const std::vector<std::string>& names) override {
     const std::lock_guard lock(mutex_);
     for (const std::string& name : names) {
@@ -89,6 +97,23 @@ class FakeEngine : public Engine {
     std::vector<std::string> names;
     for (const auto& [name, documents] : documents_) names.push_back(name);
     return names;
+  }
+  Result<bool> HasCollection(std::string_view name) const override {
+    const std::lock_guard lock(mutex_);
+    return documents_.contains(std::string(name));
+  }
+  Result<DocumentInfo> Find(std::string_view collection, std::string_view document) const override {
+    UNFOLD_TRY_ASSIGN(const std::string text, ReadText(collection, document));
+    DocumentInfo info;
+    info.name = document;
+    info.text_bytes = text.size();
+    return info;
+  }
+  Result<std::string> ReadText(std::string_view collection, std::string_view document) const override {
+    const std::lock_guard lock(mutex_);
+    const auto& documents = documents_.at(std::string(collection));
+    const auto found = documents.find(std::string(document));
+    return found == documents.end() ? Result<std::string>(Status::NotFound("no document")) : found->second;
   }
   Result<std::vector<DocumentInfo>> List(std::string_view collection) const override {
     const std::lock_guard lock(mutex_);

@@ -44,6 +44,8 @@ TEST_F(Cli, AWrongCommandLineExitsWith2) {
       {WithModel({"ask", "q", "--compute", "f16"}), "--compute"},
       {WithModel({"eval", "--questions", "q.jsonl", "--mode", "open"}), "--mode"},
       {WithModel({"ingest"}), "path"},
+      {{"remove", "--store", store_, "--collection", "notes"}, "--all"},
+      {{"remove", "a", "--all", "--store", store_, "--collection", "notes"}, "--all"},
   };
   for (const auto& [args, expected] : cases) {
     const ProcessResult result = Run(args);
@@ -135,6 +137,8 @@ TEST_F(Cli, ListInspectVerifyAndRemoveHaveTheirShapes) {
 
   EXPECT_EQ(Run({"remove", "d0000.txt", "--store", store_, "--collection", "notes"}).exit_code, 0);
   EXPECT_EQ(Listed(), (Args{"d0001.txt"}));
+  EXPECT_EQ(Run({"remove", "--all", "--store", store_, "--collection", "notes"}).exit_code, 0);
+  EXPECT_EQ(Run({"list", "--store", store_, "--collection", "notes"}).exit_code, 1);
 }
 
 TEST_F(Cli, VerifyFindsAFlippedByte) {

@@ -471,6 +471,45 @@ TEST_F(EngineStoreTest, ReplacesSkipsAndRemoves) {
   EXPECT_EQ(summary->num_orphans, 0U);
 }
 
+TEST_F(EngineStoreTest, CollectionsComeAndGoAlsoDuringAnIngest) {
+  Start(OnDisk(), 2);
+  const DocumentInput first = SomeDocuments(1)[0];
+  EXPECT_TRUE(*engine_->CreateCollection("empty"));
+  EXPECT_FALSE(*engine_->CreateCollection("empty"));
+  EXPECT_EQ(engine_->CreateCollection("").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(*engine_->HasCollection("empty"));
+  EXPECT_TRUE(engine_->List("empty")->empty());
+  EXPECT_EQ(*engine_->ReadText("c", first.name), first.text);
+  EXPECT_EQ(engine_->Find("c", first.name)->text_bytes, first.text.size());
+  EXPECT_EQ(engine_->ReadText("c", "none").status().code(), StatusCode::kNotFound);
+
+  // A document that goes while an ingest runs is not "unchanged" to it.
+  int given = 0;
+  std::vector<IngestOutcome> outcomes;
+  const auto heard = [&](const DocumentVerdict& verdict) { outcomes.push_back(verdict.outcome); };
+  const auto again = [&]() -> std::optional<DocumentInput> {
+    if (given++ > 0) return {};
+    EXPECT_TRUE(engine_->Remove("c", {first.name}).ok());
+    return first;
+  };
+  ASSERT_TRUE(engine_->Ingest("c", again, {}, {heard, {}}).ok());
+  EXPECT_EQ(outcomes, std::vector{IngestOutcome::kAdded});
+
+  // A collection that goes ends its ingest, with nothing left of it.
+  const auto remove = [&]() -> std::optional<DocumentInput> {
+    if (given++ > 2) return {};
+    EXPECT_TRUE(engine_->RemoveCollection("c").ok());
+    EXPECT_TRUE(*engine_->CreateCollection("c"));
+    return DocumentInput{.name = "late", .text = "Too late."};
+  };
+  EXPECT_EQ(engine_->Ingest("c", remove).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(engine_->List("c")->empty());
+  EXPECT_EQ(engine_->RemoveCollection("none").code(), StatusCode::kNotFound);
+  const auto summary = engine_->Verify();
+  EXPECT_TRUE(summary->findings.empty());
+  EXPECT_EQ(summary->num_documents + summary->num_orphans, 0U);
+}
+
 TEST_F(EngineStoreTest, BadDocumentsGetTheirVerdict) {
   Start(OnDisk(), 1);
   const auto add = [&](DocumentInput input, IngestOptions options = {}) {
