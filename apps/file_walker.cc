@@ -30,15 +30,6 @@ Status ErrnoStatus(int error, const std::string& what) {
   return error == ENOENT ? Status::NotFound(message) : Status::Io(message);
 }
 
-std::optional<TextFormat> FormatOf(const fs::path& path) {
-  std::string extension = path.extension().string();
-  for (char& c : extension) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
-  if (extension == ".txt") return TextFormat::kPlain;
-  if (extension == ".md") return TextFormat::kMarkdown;
-  if (extension == ".html" || extension == ".htm") return TextFormat::kHtml;
-  return std::nullopt;
-}
-
 std::string Join(const std::string& folder, const std::string& name) {
   return folder.empty() ? name : folder + "/" + name;
 }
@@ -107,7 +98,7 @@ void Walker::VisitEntry(Folder entry, const std::string& glob, std::deque<Folder
     }
     return;
   }
-  const auto format = FormatOf(entry.path);
+  const auto format = FormatOfName(entry.path.native());
   if (!format) {
     if (glob.empty()) ++result_.num_other_types;
     return;
@@ -182,7 +173,7 @@ void Walker::AddArgument(const std::string& argument) {
     return;
   }
   if (!is_there) return AddProblem(path, error);
-  const auto format = FormatOf(path);
+  const auto format = FormatOfName(path.native());
   if (!format) return result_.other_types.push_back(argument);
   const std::string name = path.filename().string();
   if (!options_.include.empty() && !AnyMatches(options_.include, name)) return;
@@ -241,6 +232,15 @@ Status TooLarge(const FoundFile& file, std::uint64_t num_bytes, std::uint64_t ma
 }
 
 }  // namespace
+
+std::optional<TextFormat> FormatOfName(std::string_view name) {
+  std::string extension = fs::path(name).extension().string();
+  for (char& c : extension) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
+  if (extension == ".txt") return TextFormat::kPlain;
+  if (extension == ".md") return TextFormat::kMarkdown;
+  if (extension == ".html" || extension == ".htm") return TextFormat::kHtml;
+  return std::nullopt;
+}
 
 Result<WalkResult> WalkPaths(const std::vector<std::string>& paths, const WalkOptions& options) {
   Walker walker(options);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,9 @@
 namespace unfold::cli {
 
 inline constexpr std::string_view kFileTypes = ".txt, .md or .html";  // and .htm
+
+// Of a file of kFileTypes, by its name's ending in any case.
+std::optional<TextFormat> FormatOfName(std::string_view name);
 
 struct FoundFile {
   std::string name;  // of its document: relative to the folder given, '/' between folders

@@ -26,6 +26,8 @@ struct ServeFlags {
   ModelFlags model;
   http::ServerOptions server;
   std::string keys;  // a file; empty: none
+  std::string jobs;  // a folder; empty: in the store's
+  std::vector<std::string> origins;
   int max_requests = 64;
   double timeout_seconds = 0;
   double drain_seconds = 30;
@@ -111,12 +113,15 @@ int Run(const ServeFlags& flags) {
                      " is open to other machines: give --keys FILE, or listen on 127.0.0.1");
   }
   RaiseOpenFiles();
+  const std::string jobs = flags.jobs.empty() ? flags.store.store + "/jobs" : flags.jobs;
   boost::asio::io_context io(1);
   http::Service service({.access = *std::move(access),
                          .max_requests = flags.max_requests,
                          .timeout_seconds = flags.timeout_seconds,
                          .max_body_bytes = flags.max_upload_bytes,
-                         .hidden = {flags.store.store, flags.model.model},
+                         .jobs_folder = jobs,
+                         .origins = flags.origins,
+                         .hidden = {jobs, flags.store.store, flags.model.model},
                          .log = Log});
   auto server = http::Server::Listen(io, service, flags.server);
   if (!server.ok()) return Fail(server.status());
@@ -128,14 +133,13 @@ int Run(const ServeFlags& flags) {
   std::unique_ptr<Engine> engine;
   std::thread loader([&] {
     auto opened = Engine::Open(*options);
-    if (opened.ok()) {
+    failed = opened.status();
+    if (failed.ok()) {
       engine = *std::move(opened);
-      service.Start(*engine);
-      Log({{"event", "ready"}, {"backend", engine->backend_name()}});
-    } else {
-      failed = opened.status();
-      io.stop();
+      failed = service.Start(*engine);
     }
+    if (!failed.ok()) return io.stop();
+    Log({{"event", "ready"}, {"backend", engine->backend_name()}});
   });
   io.run();
   loader.join();
@@ -162,6 +166,14 @@ CommandRun AddServe(CLI::App& command) {
   command
       .add_option("--keys", flags->keys, "API keys, as SHA-256, and what each may do; without: everyone, everything")
       ->type_name("FILE.json");
+  command
+      .add_option("--jobs", flags->jobs,
+                  "where documents that were sent wait to be encoded; default: jobs in the store")
+      ->type_name("DIR");
+  command
+      .add_option("--allow-origin", flags->origins,
+                  "a site whose pages may call from a browser (CORS), such as https://app.example; may be repeated")
+      ->type_name("ORIGIN");
   add("--max-requests", flags->max_requests, "questions that wait or run at once; more get 429")
       ->check(CLI::Range(1, 100000))
       ->type_name("N");

@@ -23,6 +23,24 @@ ApiError NoSuchCollection(const std::string& name) {
           .code = "collection_not_found"};
 }
 
+ApiError NoSuchDocument(const std::string& name, const std::string& collection) {
+  return {.status = 404,
+          .type = "not_found_error",
+          .message = "no document '" + name + "' in collection '" + collection + "'",
+          .code = "document_not_found"};
+}
+
+ApiError CollectionExists(const std::string& name) {
+  return {.status = 409, .message = "there is a collection '" + name + "'", .code = "collection_exists"};
+}
+
+ApiError DiskFull() {
+  return {.status = 507,
+          .type = "server_error",
+          .message = "the server's disk is full: nothing of the documents was taken",
+          .code = "disk_full"};
+}
+
 ApiError NoKey() {
   return {.status = 401,
           .type = "authentication_error",

@@ -24,11 +24,14 @@ struct ApiError {
 ApiError InvalidRequest(std::string param, std::string message);
 ApiError NoSuchRoute(const Request& request);
 ApiError NoSuchCollection(const std::string& name);
-ApiError NoKey();                           // 401
-ApiError NoRight(const std::string& what);  // 403
-ApiError NotLocal();                        // 403
-ApiError TooMany();                         // 429
-ApiError NotReady(const std::string& why);  // 503
+ApiError NoSuchDocument(const std::string& name, const std::string& collection);
+ApiError CollectionExists(const std::string& name);  // 409
+ApiError DiskFull();                                 // 507
+ApiError NoKey();                                    // 401
+ApiError NoRight(const std::string& what);           // 403
+ApiError NotLocal();                                 // 403
+ApiError TooMany();                                  // 429
+ApiError NotReady(const std::string& why);           // 503
 // Of a call of the engine. What is the server's own fault says no more than that: its text may name files.
 ApiError ErrorOf(const Status& status);
 

@@ -15,7 +15,7 @@ struct Request {
   std::string path;           // of the target, percent-encoded
   std::string query;          // what stands behind "?", percent-encoded
   std::string authorization;  // the header's value, empty without one
-  std::string host{}, origin{};
+  std::string host{}, origin{}, content_type{};
   std::string body{};
   std::string id{};  // for the log and the reply's X-Request-Id
 };

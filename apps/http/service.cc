@@ -36,20 +36,16 @@ const char* NameOf(Right right) {
   }
 }
 
-// Any page in a browser can send requests to this machine, in another site's name even with replies that it may read.
-bool IsFromHere(const Request& request) {
-  return IsLoopbackHost(request.host) && (request.origin.empty() || IsLoopbackHost(request.origin));
-}
-
 }  // namespace
 
 Service::Service(ServiceOptions options) : options_(std::move(options)), started_(SecondsSince1970()) {}
 
 Service::~Service() { Stop(); }
 
-void Service::Start(Engine& engine) {
-  jobs_ = std::make_unique<Jobs>(engine, counters_);
+Status Service::Start(Engine& engine) {
+  UNFOLD_TRY_ASSIGN(jobs_, Jobs::Open(engine, counters_, options_.jobs_folder));
   engine_ = &engine;
+  return Status::Ok();
 }
 
 void Service::Stop() {
@@ -74,13 +70,16 @@ const std::vector<Service::Route>& Service::Routes() {
       {"GET", "/v1/models", &Service::ListModels, kBlocks},
       {"GET", "/v1/models/{}", &Service::GetModel, kBlocks},
       {"GET", "/v1/collections", &Service::ListCollections, kBlocks},
+      {"POST", "/v1/collections", &Service::AddCollection, kBlocks},
       {"GET", "/v1/collections/{}", &Service::GetCollection, kBlocks},
+      {"DELETE", "/v1/collections/{}", &Service::RemoveCollection, kBlocks},
       {"GET", "/v1/collections/{}/documents", &Service::ListDocuments, kBlocks},
       {"POST", "/v1/collections/{}/documents", &Service::AddDocuments, kBlocks},
       {"GET", "/v1/collections/{}/documents/{}", &Service::GetDocument, kBlocks},
       {"DELETE", "/v1/collections/{}/documents/{}", &Service::RemoveDocument, kBlocks},
+      {"GET", "/v1/collections/{}/documents/{}/text", &Service::GetText, kBlocks},
       {"GET", "/v1/jobs/{}", &Service::GetJob},
-      {"DELETE", "/v1/jobs/{}", &Service::CancelJob},
+      {"DELETE", "/v1/jobs/{}", &Service::CancelJob, kBlocks},
   };
   return routes;
 }
@@ -96,12 +95,29 @@ std::uint64_t Service::BodyLimit(const std::string& method, const std::string& p
   return documents ? options_.max_body_bytes : kMostQuestionBytes;
 }
 
+bool Service::AllowsOrigin(const std::string& origin) const {
+  return !origin.empty() &&
+         std::find(options_.origins.begin(), options_.origins.end(), origin) != options_.origins.end();
+}
+
+// Any page in a browser can send requests to this machine, in another site's name even with replies that it may read.
+bool Service::IsFromHere(const Request& request) const {
+  const std::string& origin = request.origin;
+  return IsLoopbackHost(request.host) && (origin.empty() || IsLoopbackHost(origin) || AllowsOrigin(origin));
+}
+
 void Service::Handle(Request request, std::shared_ptr<Exchange> exchange) {
   auto call = std::make_shared<Call>();
   call->exchange = std::move(exchange);
   call->request = std::move(request);
   call->begun = NowMicroseconds();
   call->route = "none";
+  if (call->request.method == "OPTIONS" && AllowsOrigin(call->request.origin)) {  // a browser asks before it calls
+    return Reply(*call, {.status = 204,
+                         .headers = {{"Access-Control-Allow-Methods", "GET, POST, DELETE"},
+                                     {"Access-Control-Allow-Headers", "Authorization, Content-Type"},
+                                     {"Access-Control-Max-Age", "600"}}});
+  }
   std::string allowed;
   const Route* found = nullptr;
   for (const Route& route : Routes()) {
@@ -171,8 +187,8 @@ ApiError Service::ErrorFor(const Call& call, const Status& status) const {
 void Service::FailStatus(const Call& call, const Status& status) { Fail(call, ErrorFor(call, status)); }
 
 bool Service::Exists(const std::string& collection) const {
-  const auto all = engine_.load()->Collections();
-  return all.ok() && std::find(all->begin(), all->end(), collection) != all->end();
+  const auto has = engine_.load()->HasCollection(collection);
+  return has.ok() && *has;
 }
 
 // A collection that the key may not read does not exist for it: the reply is that of one that is not there, and the

@@ -24,6 +24,8 @@ struct ServiceOptions {
   int max_requests = 64;                                   // questions that wait or run; more are 429
   double timeout_seconds = 0;                              // of a question that names none; 0: none
   std::uint64_t max_body_bytes = std::uint64_t{64} << 20;  // of documents; other bodies may have 1 MiB
+  std::string jobs_folder{};                               // where ingest jobs are kept (see Jobs)
+  std::vector<std::string> origins{};                      // of other sites' pages that may call, "https://a.example"
   std::vector<std::string> hidden{};                       // paths that no reply may have
   std::function<void(const cli::Json&)> log{};             // a line for each reply
 };
@@ -39,7 +41,8 @@ class Service {
   ~Service();
 
   // Until then questions get 503. `engine` must outlive the calls, and Stop() come before its end.
-  void Start(Engine& engine);
+  // Fails when the jobs cannot be read.
+  Status Start(Engine& engine);
   // No more is taken: 503.
   void Drain() { draining_ = true; }
   // Ends jobs and what runs beside requests.
@@ -52,6 +55,8 @@ class Service {
   std::uint64_t BodyLimit(const std::string& method, const std::string& path) const;
   // Whether the header alone shows that the request is refused, before its body is read.
   bool IsKnown(const std::string& authorization) const { return options_.access.Find(authorization) != nullptr; }
+  // Whether the page of `origin` may read replies.
+  bool AllowsOrigin(const std::string& origin) const;
   // Told by the server, for /metrics.
   std::atomic<std::uint64_t> connections{0};
 
@@ -81,11 +86,13 @@ class Service {
   void ReplyJson(const Call& call, const cli::Json& json, int status = 200);
   void Fail(const Call& call, const ApiError& error);
   void FailStatus(const Call& call, const Status& status);
+  void FailDocument(const Call& call, const Status& status);  // of the call's path
   ApiError ErrorFor(const Call& call, const Status& status) const;
   void Note(const Call& call, int status);
   // Whether the call may have `right` to the collection; else it is answered. Reading wants it to exist.
   bool Admit(const Call& call, const std::string& collection, Right right);
   bool Exists(const std::string& collection) const;
+  bool IsFromHere(const Request& request) const;
 
   void Console(const CallPtr& call);
   void Live(const CallPtr& call);
@@ -97,9 +104,12 @@ class Service {
   void ListModels(const CallPtr& call);
   void GetModel(const CallPtr& call);
   void ListCollections(const CallPtr& call);
+  void AddCollection(const CallPtr& call);
   void GetCollection(const CallPtr& call);
+  void RemoveCollection(const CallPtr& call);
   void ListDocuments(const CallPtr& call);
   void GetDocument(const CallPtr& call);
+  void GetText(const CallPtr& call);
   void AddDocuments(const CallPtr& call);
   void RemoveDocument(const CallPtr& call);
   void GetJob(const CallPtr& call);

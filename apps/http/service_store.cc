@@ -8,13 +8,12 @@
 #include "apps/http/field_reader.h"
 #include "apps/http/service.h"
 #include "apps/http/target.h"
+#include "apps/http/uploads.h"
 
 namespace unfold::http {
 namespace {
 
 using cli::Json;
-
-constexpr std::size_t kMostNames = 1024;  // bytes of a document's name
 
 Json DocumentJson(const DocumentInfo& info) {
   return {{"name", info.name},
@@ -27,38 +26,26 @@ Json DocumentJson(const DocumentInfo& info) {
           {"stored_bytes", info.stored_bytes}};
 }
 
-Json ListJson(Json data) { return {{"object", "list"}, {"data", std::move(data)}}; }
-
-// {"documents": [{"name", "text", "format"}]}.
-std::vector<DocumentInput> ParseDocuments(const std::string& body, std::optional<ApiError>& error) {
-  const Json json = ParseBody(body, error);
-  FieldReader fields(json, "", error);
-  std::vector<DocumentInput> documents;
-  const Json* list = fields.Array("documents");
-  if (list == nullptr || list->empty()) fields.Refuse("documents", "must be an array of documents");
-  for (std::size_t i = 0; fields.ok() && i < list->size(); ++i) {
-    const std::string path = "documents[" + std::to_string(i) + "]";
-    const Json& entry = (*list)[i];
-    if (!entry.is_object()) {
-      error = InvalidRequest(path, path + " must be an object");
-      break;
-    }
-    FieldReader document(entry, path + ".", error);
-    DocumentInput input{.name = document.String("name").value_or(""), .text = document.String("text").value_or("")};
-    if (input.name.empty() || input.name.size() > kMostNames) document.Refuse("name", "must have 1 to 1024 bytes");
-    if (document.Find("text") == nullptr) document.Refuse("text", "is missing");
-    const std::string format = document.String("format").value_or("text");
-    if (format == "markdown") {
-      input.format = TextFormat::kMarkdown;
-    } else if (format == "html") {
-      input.format = TextFormat::kHtml;
-    } else if (format != "text") {
-      document.Refuse("format", "must be text, markdown or html");
-    }
-    documents.push_back(std::move(input));
+Json CollectionJson(const std::string& name, const std::vector<DocumentInfo>& documents) {
+  DocumentInfo all;
+  for (const DocumentInfo& info : documents) {
+    all.num_parts += info.num_parts;
+    all.num_tokens += info.num_tokens;
+    all.num_chunks += info.num_chunks;
+    all.text_bytes += info.text_bytes;
+    all.stored_bytes += info.stored_bytes;
   }
-  return documents;
+  return {{"name", name},
+          {"object", "collection"},
+          {"documents", documents.size()},
+          {"parts", all.num_parts},
+          {"tokens", all.num_tokens},
+          {"chunks", all.num_chunks},
+          {"text_bytes", all.text_bytes},
+          {"stored_bytes", all.stored_bytes}};
 }
+
+Json ListJson(Json data) { return {{"object", "list"}, {"data", std::move(data)}}; }
 
 }  // namespace
 
@@ -118,26 +105,33 @@ void Service::ListCollections(const CallPtr& call) {
   ReplyJson(*call, ListJson(std::move(data)));
 }
 
+void Service::AddCollection(const CallPtr& call) {
+  std::optional<ApiError> error;
+  const Json json = ParseBody(call->request.body, error);
+  FieldReader fields(json, "", error);
+  const std::string name = fields.String("name").value_or("");
+  if (name.empty()) fields.Refuse("name", "is missing");
+  if (error) return Fail(*call, *error);
+  if (!Admit(*call, name, Right::kAdmin)) return;
+  const auto made = engine_.load()->CreateCollection(name);
+  if (!made.ok()) return FailStatus(*call, made.status());
+  if (!*made) return Fail(*call, CollectionExists(name));
+  ReplyJson(*call, CollectionJson(name, {}), 201);
+}
+
+void Service::RemoveCollection(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kRead) || !Admit(*call, call->path[0], Right::kAdmin)) return;
+  jobs_->CancelAll(call->path[0]);
+  const Status removed = engine_.load()->RemoveCollection(call->path[0]);
+  if (!removed.ok()) return FailStatus(*call, removed);
+  ReplyJson(*call, {{"name", call->path[0]}, {"object", "collection"}, {"deleted", true}});
+}
+
 void Service::GetCollection(const CallPtr& call) {
   if (!Admit(*call, call->path[0], Right::kRead)) return;
   const auto documents = engine_.load()->List(call->path[0]);
   if (!documents.ok()) return FailStatus(*call, documents.status());
-  DocumentInfo all;
-  for (const DocumentInfo& info : *documents) {
-    all.num_parts += info.num_parts;
-    all.num_tokens += info.num_tokens;
-    all.num_chunks += info.num_chunks;
-    all.text_bytes += info.text_bytes;
-    all.stored_bytes += info.stored_bytes;
-  }
-  ReplyJson(*call, {{"name", call->path[0]},
-                    {"object", "collection"},
-                    {"documents", documents->size()},
-                    {"parts", all.num_parts},
-                    {"tokens", all.num_tokens},
-                    {"chunks", all.num_chunks},
-                    {"text_bytes", all.text_bytes},
-                    {"stored_bytes", all.stored_bytes}});
+  ReplyJson(*call, CollectionJson(call->path[0], *documents));
 }
 
 // ?limit=N&after=NAME: in the order of names, those behind NAME.
@@ -170,21 +164,35 @@ void Service::ListDocuments(const CallPtr& call) {
 
 void Service::GetDocument(const CallPtr& call) {
   if (!Admit(*call, call->path[0], Right::kRead)) return;
-  const auto documents = engine_.load()->List(call->path[0]);
-  if (!documents.ok()) return FailStatus(*call, documents.status());
-  const auto found = std::find_if(documents->begin(), documents->end(),
-                                  [&](const DocumentInfo& info) { return info.name == call->path[1]; });
-  if (found != documents->end()) return ReplyJson(*call, DocumentJson(*found));
-  FailStatus(*call, Status::NotFound("no document '" + call->path[1] + "' in collection '" + call->path[0] + "'"));
+  const auto found = engine_.load()->Find(call->path[0], call->path[1]);
+  if (found.ok()) return ReplyJson(*call, DocumentJson(*found));
+  FailDocument(*call, found.status());
+}
+
+// As it was given, and never as a page of this server: a document may hold scripts.
+void Service::GetText(const CallPtr& call) {
+  if (!Admit(*call, call->path[0], Right::kRead)) return;
+  auto text = engine_.load()->ReadText(call->path[0], call->path[1]);
+  if (!text.ok()) return FailDocument(*call, text.status());
+  Reply(*call, {.body = *std::move(text),
+                .content_type = "text/plain; charset=utf-8",
+                .headers = {{"Content-Security-Policy", "sandbox; default-src 'none'"}}});
+}
+
+void Service::FailDocument(const Call& call, const Status& status) {
+  if (status.code() != StatusCode::kNotFound) return FailStatus(call, status);
+  Fail(call, NoSuchDocument(call.path[1], call.path[0]));
 }
 
 void Service::AddDocuments(const CallPtr& call) {
   if (!Admit(*call, call->path[0], Right::kWrite)) return;
   std::optional<ApiError> error;
-  std::vector<DocumentInput> documents = ParseDocuments(call->request.body, error);
+  std::vector<DocumentInput> documents = ParseUpload(call->request.content_type, call->request.body, error);
   if (error) return Fail(*call, *error);
   const auto id = jobs_->Start(call->path[0], std::move(documents));
-  if (!id.ok()) return Fail(*call, TooMany());
+  if (id.status().code() == StatusCode::kUnavailable) return Fail(*call, TooMany());
+  if (id.status().code() == StatusCode::kResourceExhausted) return Fail(*call, DiskFull());
+  if (!id.ok()) return FailStatus(*call, id.status());
   Response response{.status = 202, .body = cli::DumpJson(jobs_->Describe(*id))};
   response.headers.emplace_back("Location", "/v1/jobs/" + *id);
   Reply(*call, std::move(response));

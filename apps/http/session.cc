@@ -95,6 +95,7 @@ void Session::Close() {
 void Session::ReadHeader() {
   if (draining_) return Close();
   busy_ = false;
+  origin_.clear();
   unsent_.clear();
   parser_.emplace();
   parser_->header_limit(server_.options_.max_header_bytes);
@@ -114,6 +115,7 @@ void Session::OnHeader(Error error) {
   }
   if (error) return Close();
   const auto& head = parser_->get();
+  origin_ = std::string(head[bhttp::field::origin]);
   if (head.target().size() > server_.options_.max_target_bytes)
     return Refuse({.status = 414, .message = "the request's target is too long"});
   if (head.target().empty() || head.target()[0] != '/')
@@ -172,7 +174,8 @@ void Session::Handle() {
                   .query = std::string(target.substr(std::min(end + 1, target.size()))),
                   .authorization = std::string(message[bhttp::field::authorization]),
                   .host = std::string(message[bhttp::field::host]),
-                  .origin = std::string(message[bhttp::field::origin]),
+                  .origin = origin_,
+                  .content_type = std::string(message[bhttp::field::content_type]),
                   .body = std::move(message.body()),
                   .id = RandomId("req-")};
   stream_.expires_never();
@@ -202,6 +205,10 @@ void Session::SetHead(Message& message, const Response& response) const {
   message.set(bhttp::field::content_type, response.content_type);
   message.set("X-Content-Type-Options", "nosniff");
   for (const auto& [name, value] : response.headers) message.set(name, value);
+  if (!server_.service_.AllowsOrigin(origin_)) return;
+  message.set(bhttp::field::access_control_allow_origin, origin_);
+  message.set(bhttp::field::access_control_expose_headers, "Location, Retry-After, X-Request-Id");
+  message.set(bhttp::field::vary, "Origin");
 }
 
 void Session::Refuse(const ApiError& error) {

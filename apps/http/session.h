@@ -60,6 +60,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::stop_source gone_;
   std::uint64_t number_ = 0;  // of the request at hand
+  std::string origin_;        // of the request at hand, as its header has it
   bool busy_ = false;         // with a request
   bool keeps_ = false;        // the connection, after the reply
   bool draining_ = false, closed_ = false, refused_ = false;

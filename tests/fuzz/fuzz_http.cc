@@ -12,6 +12,7 @@
 #include "apps/http/ask_request.h"
 #include "apps/http/field_reader.h"
 #include "apps/http/target.h"
+#include "apps/http/uploads.h"
 
 namespace unfold::http {
 namespace {
@@ -24,6 +25,11 @@ void ReadBodies(std::string_view body) {
   if (!ParseQuery(body, query) && (query.question.empty() || query.collection.empty())) std::abort();
   std::optional<ApiError> error;
   if (!ParseBody(body, error).is_object()) std::abort();
+  for (const char* type : {"multipart/form-data; boundary=B", "application/json"}) {
+    error.reset();
+    const bool any = !ParseUpload(type, body, error).empty();
+    if (!error && !any) std::abort();
+  }
   const auto access = Access::Parse(body);
   if (access.ok() && !access->needs_key()) std::abort();
 }

@@ -5,12 +5,16 @@
 usage: clients_test.py UNFOLD MODEL_DIR TEXT_DIR
 """
 import concurrent.futures
+import hashlib
+import http.client
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.parse
 
@@ -19,9 +23,10 @@ import openai
 import openapi_spec_validator
 from langchain_openai import ChatOpenAI
 
-from serving import QUESTION, Server, some_documents
+from serving import DOCUMENT, QUESTION, Server, some_documents
 
 UNFOLD, MODEL, TEXTS = sys.argv[1:4]
+PROMTOOL = pathlib.Path(sys.executable).parent / "promtool"  # put there by ./dev test
 
 
 class Clients(unittest.TestCase):
@@ -151,9 +156,96 @@ class Clients(unittest.TestCase):
         check("get", f"/v1/jobs/{added['id']}", 200, "/v1/jobs/{job}")
         check("delete", f"/v1/jobs/{added['id']}", 200, "/v1/jobs/{job}")
         check("get", "/v1/jobs/none", 404, "/v1/jobs/{job}")
+        check("post", "/v1/collections", 201, body={"name": "empty"})
+        check("post", "/v1/collections", 409, body={"name": "empty"})
+        check("delete", "/v1/collections/empty", 200, "/v1/collections/{collection}")
+        check("delete", "/v1/collections/empty", 404, "/v1/collections/{collection}")
+
+    def test_files_by_curl(self):
+        names = ["a b.txt", 'the "q".md', "c.html"]
+        with tempfile.TemporaryDirectory() as folder:
+            forms = []
+            for name in names:
+                text = f"<p>{name} was here, and Ada too.</p>"
+                pathlib.Path(folder, name).write_text(text)
+                forms += ["--form", "files=@\"" + os.path.join(folder, name).replace('"', '\\"') + "\""]
+            status, text = self.server.curl("/v1/collections/forms/documents", None, *forms)
+        self.assertEqual(status, 202, text)
+        job = self.server.finish(text)
+        self.assertEqual([(d["name"], d["outcome"]) for d in job["documents"]], [(name, "added") for name in names])
+        status, text = self.server.curl(f"/v1/collections/forms/documents/{urllib.parse.quote(names[1])}/text")
+        self.assertEqual((status, text), (200, f"<p>{names[1]} was here, and Ada too.</p>"))
+        self.assertEqual(self.server.curl("/v1/collections/forms", None, "--request", "DELETE")[0], 200)
+        self.assertEqual(self.server.curl("/v1/collections/forms")[0], 404)
+
+    def test_prometheus(self):
+        self.chat()
+        metrics = self.server.curl("/metrics")[1]
+        check = subprocess.run([PROMTOOL, "check", "metrics"], input=metrics, capture_output=True, text=True)
+        self.assertEqual((check.returncode, check.stdout, check.stderr), (0, "", ""))
+
+
+def difference(a, b):
+    """How unlike two samples are: z of the rank-sum test, about normal when they are of one distribution."""
+    ranks = sorted([(value, 0) for value in a] + [(value, 1) for value in b])
+    rank_sum = sum(i + 1 for i, (_, which) in enumerate(ranks) if which == 0)
+    n, m = len(a), len(b)
+    return (rank_sum - n * (n + m + 1) / 2) / (n * m * (n + m + 1) / 12) ** 0.5
 
 
 class Keys(unittest.TestCase):
+    def test_two_tenants(self):
+        """Of B's documents A learns nothing: not from replies, and not from the time of 2,000 requests a route."""
+        with tempfile.TemporaryDirectory() as folder:
+            entries = []
+            for name in ("a", "b"):
+                digest = hashlib.sha256(f"key of {name}".encode()).hexdigest()
+                entries.append({"name": name, "sha256": digest, "collections": {f"of-{name}": "admin"}})
+            keys = pathlib.Path(folder, "keys.json")
+            keys.write_text(json.dumps({"keys": entries}))
+            server = Server(UNFOLD, MODEL, folder, "--keys", str(keys))
+            for name in ("a", "b"):
+                bearer = ("--header", f"Authorization: Bearer key of {name}")
+                status, text = server.curl(f"/v1/collections/of-{name}/documents", {"documents": some_documents(TEXTS)}, *bearer)
+                self.assertEqual((status, server.finish(text, *bearer)["state"]), (202, "done"))
+            connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+            header = {"Authorization": "Bearer key of a"}
+
+            def request(method, path, body, collection):
+                put = lambda text: text.replace("@", collection)
+                begin = time.perf_counter()
+                connection.request(method, put(path), put(body) or None, header)
+                reply = connection.getresponse()
+                data = reply.read()
+                seconds = time.perf_counter() - begin
+                headers = sorted((name, value) for name, value in reply.getheaders() if name != "X-Request-Id")
+                return (reply.status, headers, data.replace(collection.encode(), b"@")), seconds
+
+            def compare(one, other, method, path, body=""):
+                order = [one, other] * 1000
+                random.shuffle(order)
+                replies, times = {one: [], other: []}, {one: [], other: []}
+                for collection in order:
+                    reply, seconds = request(method, path, body, collection)
+                    replies[collection].append(reply)
+                    times[collection].append(seconds)
+                return replies, difference(times[one], times[other])
+
+            routes = [("GET", "/v1/collections/@"), ("GET", f"/v1/collections/@/documents/{urllib.parse.quote(DOCUMENT, safe='')}"),
+                      ("DELETE", "/v1/collections/@"),
+                      ("POST", "/v1/query", json.dumps({"collection": "@", "question": QUESTION}))]
+            for route in routes:
+                replies, z = compare("of-b", "none", *route)
+                self.assertEqual({str(reply) for reply in replies["of-b"]}, {str(replies["none"][0])})
+                self.assertEqual(replies["none"][0][0], 404)
+                self.assertLess(abs(z), 4.5, route)
+            # The test tells what differs: a collection that the key may read is looked up, one of no right is not.
+            _, z = compare("of-a", "none", "GET", "/v1/collections/@/documents/none")
+            self.assertGreater(abs(z), 4.5)
+            listed = server.curl("/v1/models", None, "--header", "Authorization: Bearer key of a")[1]
+            self.assertNotIn("of-b", listed)
+            self.assertEqual(server.stop(), 0)
+
     def test_keys_and_restart(self):
         with tempfile.TemporaryDirectory() as folder:
             keys = os.path.join(folder, "keys.json")
@@ -167,15 +259,44 @@ class Keys(unittest.TestCase):
                                        *bearer)
             self.assertEqual(status, 202)
             self.assertEqual(server.finish(text, *bearer)["state"], "done")
-            server.process.kill()  # what a job said was added is there
-            server.process.wait()
-            server.process.stdout.close()
-            server.log.close()
+            server.kill()  # what a job said was added is there
             server = Server(UNFOLD, MODEL, folder, "--keys", keys)
             client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
             self.assertEqual([m.id for m in client.models.list().data], ["unfold:c"])
             with self.assertRaises(openai.AuthenticationError):
                 openai.OpenAI(base_url=server.url + "/v1", api_key="guess", max_retries=0).models.list()
+            self.assertEqual(server.stop(), 0)
+
+    def test_killed_during_uploads(self):
+        documents = some_documents(TEXTS)
+        with tempfile.TemporaryDirectory() as folder:
+            server = Server(UNFOLD, MODEL, folder)
+            jobs = {}
+            for i in range(4):
+                own = [{**document, "name": f"{i}/{document['name']}"} for document in documents]
+                status, text = server.curl("/v1/collections/c/documents", {"documents": own})
+                self.assertEqual(status, 202)
+                jobs[json.loads(text)["id"]] = own
+            first = next(iter(jobs))
+            while not json.loads(server.curl(f"/v1/jobs/{first}")[1])["documents"]:
+                time.sleep(0.01)
+            sending = subprocess.Popen(
+                ["curl", "--silent", "--limit-rate", "1k", "--data-binary", "@-", server.url + "/v1/collections/c/documents"],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # one that is not accepted: half of it has come
+            sending.stdin.write(json.dumps({"documents": documents}).encode())
+            sending.stdin.close()
+            server.kill()
+            sending.wait()
+            server = Server(UNFOLD, MODEL, folder)
+            for job, own in jobs.items():
+                report = server.finish(server.curl(f"/v1/jobs/{job}")[1])
+                self.assertEqual(report["state"], "done")
+                self.assertEqual([d["name"] for d in report["documents"]], [d["name"] for d in own])
+                self.assertLessEqual({d["outcome"] for d in report["documents"]}, {"added", "unchanged"})
+                for document in own:
+                    path = f"/v1/collections/c/documents/{urllib.parse.quote(document['name'], safe='')}/text"
+                    self.assertEqual(server.curl(path), (200, document["text"]))
+            self.assertEqual(json.loads(server.curl("/v1/collections/c")[1])["documents"], 4 * len(documents))
             self.assertEqual(server.stop(), 0)
 
     def test_settings(self):

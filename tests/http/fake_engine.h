@@ -6,9 +6,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +36,9 @@ class FakeEngine : public Engine {
     }
   };
 
+  // Called with each document of an ingest before it is stored.
+  std::function<void(const DocumentInput& document, const std::stop_token& stop)> on_document{};
+
   ~FakeEngine() override {
     for (Question& question : questions_) question.done(Status::Unavailable("closing"));
   }
@@ -57,10 +62,13 @@ class FakeEngine : public Engine {
     changed_.notify_all();
     return Status::Ok();
   }
-  Result<IngestProgress> Ingest(std::string_view collection, const DocumentSource& source, const IngestOptions&,
+  Result<IngestProgress> Ingest(std::string_view collection, const DocumentSource& source, const IngestOptions& options,
                                 const IngestSink& sink) override {
     IngestProgress progress;
-    while (auto document = source()) {
+    while (!options.stop_token.stop_requested()) {
+      const auto document = source();
+      if (!document) break;
+      if (on_document) on_document(*document, options.stop_token);
       const bool fails = document->text == "fails";
       if (!fails) {
         const std::lock_guard lock(mutex_);
@@ -111,9 +119,10 @@ class FakeEngine : public Engine {
   }
   Result<std::string> ReadText(std::string_view collection, std::string_view document) const override {
     const std::lock_guard lock(mutex_);
-    const auto& documents = documents_.at(std::string(collection));
-    const auto found = documents.find(std::string(document));
-    return found == documents.end() ? Result<std::string>(Status::NotFound("no document")) : found->second;
+    const auto documents = documents_.find(std::string(collection));
+    if (documents == documents_.end()) return Status::NotFound("no collection");
+    const auto found = documents->second.find(std::string(document));
+    return found == documents->second.end() ? Result<std::string>(Status::NotFound("no document")) : found->second;
   }
   Result<std::vector<DocumentInfo>> List(std::string_view collection) const override {
     const std::lock_guard lock(mutex_);

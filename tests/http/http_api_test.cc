@@ -10,6 +10,7 @@
 #include "apps/http/chat_reply.h"
 #include "apps/http/counters.h"
 #include "apps/http/target.h"
+#include "apps/http/uploads.h"
 
 namespace unfold::http {
 namespace {
@@ -120,6 +121,54 @@ TEST(QueryRequest, TakesItsOwnFieldsAlone) {
     const auto error = ParseQuery(body, refused);
     ASSERT_TRUE(error);
     EXPECT_EQ(error->param, param);
+  }
+}
+
+TEST(Uploads, FormsAreReadAsBrowsersAndCurlSendThem) {
+  const std::string type = "multipart/form-data; boundary=\"--x y\"";
+  const std::string form =
+      "preamble\r\n"
+      "----x y\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a \\\"b\\\".md\"\r\n"
+      "Content-Type: application/octet-stream\r\n\r\n# T\r\n--x\r\n"
+      "\r\n----x y\r\ncontent-disposition: form-data; filename=\"%22c%22.TXT\"\r\nContent-Type: text/html; "
+      "charset=utf-8\r\n"
+      "\r\n"
+      "\r\n----x y  \r\nContent-Disposition: form-data; filename=d.htm\r\n\r\n\xff\r\n----x y--\r\nepilogue";
+  std::optional<ApiError> error;
+  const std::vector<DocumentInput> documents = ParseUpload(type, form, error);
+  ASSERT_FALSE(error) << error->message;
+  ASSERT_EQ(documents.size(), 3U);
+  EXPECT_EQ(documents[0].name, "a \"b\".md");
+  EXPECT_EQ(documents[0].text, "# T\r\n--x\r\n");
+  EXPECT_EQ(documents[0].format, TextFormat::kMarkdown);
+  EXPECT_EQ(documents[1].name, "\"c\".TXT");
+  EXPECT_EQ(documents[1].text, "");
+  EXPECT_EQ(documents[1].format, TextFormat::kHtml);
+  EXPECT_EQ(documents[2].text, "\xff");
+  EXPECT_EQ(documents[2].format, TextFormat::kHtml);
+}
+
+TEST(Uploads, WrongFormsAreRefused) {
+  const std::string type = "multipart/form-data; boundary=B", file = "Content-Disposition: form-data; filename=a\r\n";
+  const std::pair<std::string, std::string> wrong[] = {
+      {"multipart/form-data", "--B\r\n" + file + "\r\nx\r\n--B--"},
+      {type, ""},
+      {type, "no boundary"},
+      {type, "--B--"},
+      {type, "--B\r\n" + file + "\r\nx"},
+      {type, "--B\r\n" + file + "\r\nx\r\n--B"},
+      {type, "--B\r\n" + file + "x\r\n--B--"},
+      {type, "--B\r\n\r\nx\r\n--B--"},
+      {type, "--B\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--B--"},
+      {type, "--B\r\nno header\r\n\r\nx\r\n--B--"},
+      {type, "--B\r\n" + std::string(9000, 'x') + ": y\r\n\r\nx\r\n--B--"},
+      {type, "--B\r\nContent-Disposition: form-data; filename=" + std::string(1025, 'x') + "\r\n\r\nx\r\n--B--"},
+  };
+  for (const auto& [content_type, body] : wrong) {
+    std::optional<ApiError> error;
+    EXPECT_TRUE(ParseUpload(content_type, body, error).empty()) << body;
+    ASSERT_TRUE(error.has_value()) << body;
+    EXPECT_EQ(error->status, 400);
   }
 }
 

@@ -17,6 +17,7 @@
 #include "apps/http/service.h"
 #include "tests/http/fake_engine.h"
 #include "tests/http/http_client.h"
+#include "tests/unit/temp_dir.h"
 
 namespace unfold::http {
 namespace {
@@ -42,13 +43,16 @@ class HttpServerTest : public ::testing::Test {
  protected:
   void Open(ServiceOptions options = {}, ServerOptions sockets = {}, bool ready = true) {
     options.hidden = {"/secret/store"};
+    options.jobs_folder = folder_.Path("jobs");
     service_.emplace(std::move(options));
     sockets.listen = "127.0.0.1:0";
     auto server = Server::Listen(io_, *service_, sockets);
     ASSERT_TRUE(server.ok()) << server.status().ToString();
     server_ = *std::move(server);
     address_ = server_->address();
-    if (ready) service_->Start(*engine_);
+    if (ready) {
+      ASSERT_TRUE(service_->Start(*engine_).ok());
+    }
     thread_ = std::thread([this] { io_.run(); });
   }
   void TearDown() override {
@@ -76,6 +80,7 @@ class HttpServerTest : public ::testing::Test {
     done.wait(false);
   }
 
+  TempDir folder_;
   boost::asio::io_context io_{1};
   std::optional<Service> service_;
   std::unique_ptr<Server> server_;
@@ -221,7 +226,7 @@ TEST_F(HttpServerTest, SaysWhenItIsNotReady) {
   const Reply refused = client.Call("POST", kChat, kAsk);
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(refused.headers.at("retry-after"), "1");
-  service_->Start(*engine_);
+  ASSERT_TRUE(service_->Start(*engine_).ok());
   EXPECT_EQ(client.Call("GET", "/readyz").status, 200);
 }
 
@@ -332,6 +337,61 @@ TEST_F(HttpServerTest, DocumentsComeAndGo) {
   EXPECT_EQ(client.Call("GET", "/v1/jobs/job-0").status, 404);
 }
 
+TEST_F(HttpServerTest, FilesOfAFormBecomeDocuments) {
+  Open();
+  HttpClient client(address_);
+  const std::string form =
+      "--XX\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x/y.md\"\r\n\r\n# T\r\n--XX--\r\n";
+  const Reply accepted =
+      client.Call("POST", "/v1/collections/new/documents", form, "Content-Type: multipart/form-data; boundary=XX\r\n");
+  ASSERT_EQ(accepted.status, 202) << accepted.body;
+  auto state = accepted.json();
+  for (int i = 0; i < 1000 && state["state"] != "done"; ++i) {
+    state = client.Call("GET", accepted.headers.at("location")).json();
+  }
+  const Reply text = client.Call("GET", "/v1/collections/new/documents/x%2Fy.md/text");
+  EXPECT_EQ(text.body, "# T");
+  EXPECT_EQ(text.headers.at("content-type"), "text/plain; charset=utf-8");
+  EXPECT_NE(text.headers.at("content-security-policy").find("sandbox"), std::string::npos);
+  const Reply none = client.Call("GET", "/v1/collections/new/documents/none/text");
+  EXPECT_EQ(none.json()["error"]["code"], "document_not_found");
+}
+
+TEST_F(HttpServerTest, CollectionsAreMadeAndDeleted) {
+  Open({.access = *Access::Parse(kKeys)});
+  HttpClient client(address_);
+  const std::string alpha = "Authorization: Bearer alpha\r\n", beta = "Authorization: Bearer beta\r\n";
+  const Reply made = client.Call("POST", "/v1/collections", R"({"name":"new"})", beta);
+  EXPECT_EQ(made.status, 201);
+  EXPECT_EQ(made.json()["documents"], 0);
+  EXPECT_EQ(client.Call("GET", "/v1/collections/new", "", beta).status, 200);
+  EXPECT_EQ(client.Call("POST", "/v1/collections", R"({"name":"new"})", beta).json()["error"]["code"],
+            "collection_exists");
+  EXPECT_EQ(client.Call("POST", "/v1/collections", R"({"name":"notes"})", alpha).status, 403);
+  EXPECT_EQ(client.Call("DELETE", "/v1/collections/notes", "", alpha).status, 403);
+  for (const char* body : {"{}", R"({"name":""})", R"({"name":7})", "x"}) {
+    EXPECT_EQ(client.Call("POST", "/v1/collections", body, beta).status, 400) << body;
+  }
+  EXPECT_EQ(client.Call("DELETE", "/v1/collections/new", "", beta).json()["deleted"], true);
+  EXPECT_EQ(client.Call("DELETE", "/v1/collections/new", "", beta).status, 404);
+}
+
+TEST_F(HttpServerTest, PagesOfNamedSitesMayCall) {
+  Open({.access = *Access::Parse(kKeys), .origins = {"https://app.example"}});
+  HttpClient client(address_);
+  const std::string site = "Origin: https://app.example\r\n", other = "Origin: https://evil.example\r\n";
+  const Reply asked = client.Call("OPTIONS", kChat, "", site + "Access-Control-Request-Method: POST\r\n");
+  EXPECT_EQ(asked.status, 204);
+  EXPECT_EQ(asked.headers.at("access-control-allow-origin"), "https://app.example");
+  EXPECT_NE(asked.headers.at("access-control-allow-headers").find("Authorization"), std::string::npos);
+  for (const std::string& target : {std::string("/v1/models"), std::string("/none")}) {  // of errors too
+    EXPECT_EQ(client.Call("GET", target, "", site).headers.at("vary"), "Origin");
+    EXPECT_FALSE(client.Call("GET", target, "", other).headers.contains("access-control-allow-origin"));
+  }
+  EXPECT_FALSE(client.Call("GET", "/v1/models").headers.contains("access-control-allow-origin"));
+  EXPECT_EQ(client.Call("OPTIONS", kChat, "", other).status, 405);
+}
+
 TEST_F(HttpServerTest, DocumentsAreListedInPages) {
   Open();
   HttpClient client(address_);
@@ -382,7 +442,10 @@ TEST_F(HttpServerTest, AKeySeesItsCollectionsAlone) {
   same("GET", "/v1/collections/@", "");
   same("GET", "/v1/collections/@/documents", "");
   same("GET", "/v1/collections/@/documents/a", "");
+  same("GET", "/v1/collections/@/documents/a/text", "");
   same("DELETE", "/v1/collections/@/documents/a", "");
+  same("DELETE", "/v1/collections/@", "");
+  same("POST", "/v1/collections", R"({"name":"@"})");
   same("POST", "/v1/collections/@/documents", R"({"documents":[{"name":"a","text":"b"}]})");
   same("POST", "/v1/query", R"({"collection":"@","question":"q"})");
   same("POST", kChat, R"({"model":"unfold:@","messages":[{"role":"user","content":"q"}]})");

@@ -35,6 +35,12 @@ class Server:
         text, _, status = out.rpartition("\n")
         return int(status or 0), text
 
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small documents whose every byte follows from (name, seed), and a directory that goes away.
+// Small documents whose every byte follows from (name, seed).
 #ifndef UNFOLD_TESTS_UNIT_STORE_FIXTURE_H_
 #define UNFOLD_TESTS_UNIT_STORE_FIXTURE_H_
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -16,6 +15,7 @@
 
 #include "store/rocksdb_store.h"
 #include "store/store.h"
+#include "tests/unit/temp_dir.h"
 
 namespace unfold {
 
@@ -25,31 +25,6 @@ inline testing::AssertionResult IsOk(const char* expression, const Status& statu
 }
 #define ASSERT_OK(expr) ASSERT_PRED_FORMAT1(::unfold::IsOk, (expr))
 #define EXPECT_OK(expr) EXPECT_PRED_FORMAT1(::unfold::IsOk, (expr))
-
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (Parent() / "unfold-store-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string Path(const std::string& name = "store") const { return path_ + "/" + name; }
-
- private:
-  // Memory where there is enough of it: these tests sync thousands of times, and what a disk loses is played by
-  // CrashFileSystem.
-  static std::filesystem::path Parent() {
-    std::error_code error;
-    const std::filesystem::space_info memory = std::filesystem::space("/dev/shm", error);
-    const bool enough = !error && memory.available > (std::uintmax_t{256} << 20) && access("/dev/shm", W_OK) == 0;
-    return enough ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
-  }
-
-  std::string path_;
-};
 
 inline std::string ReadBytes(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
