@@ -6,6 +6,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -195,6 +196,8 @@ CommandRun AddServe(CLI::App& command) {
       "[{\"role\": \"user\", \"content\": \"Who signed it?\"}]}'");
   AddEnvironment(command);
   return [flags, &command] {
+    // It is among the settings by now; to the library it would win over --backend.
+    unsetenv("UNFOLD_BACKEND");
     if (!flags->prints_config) return Run(*flags);
     PrintJsonLine(SettingsJson(command));
     return kExitOk;

@@ -215,9 +215,9 @@ Status CheckParents(std::string_view op, const ContextView* context, int level, 
   return CheckLists(op, "parents", parents);
 }
 
-Status HostBackend::ScoreAndFindBest(const GistScoreArgs& args) {
-  UNFOLD_TRY(GistScoreOne(args));
-  if (args.best.rank == 0) return Status::Ok();
+namespace {
+
+void FindBest(const GistScoreArgs& args) {
   const auto [rows, heads, gists, unused] = args.scores.dims;
   const std::int64_t kv_heads = args.context->gists[args.level].k.dims[0], bests = args.best.dims[2];
   std::vector<std::int32_t> candidates;
@@ -234,6 +234,15 @@ Status HostBackend::ScoreAndFindBest(const GistScoreArgs& args) {
       }
       args.best.as<float>()[row * bests + first / kScoresOfBest] = best;
     }
+  }
+}
+
+}  // namespace
+
+Status HostBackend::DoGistScore(std::span<const GistScoreArgs> requests) {
+  UNFOLD_TRY(ScoreGists(requests));
+  for (const GistScoreArgs& args : requests) {
+    if (args.best.rank != 0) FindBest(args);
   }
   return Status::Ok();
 }

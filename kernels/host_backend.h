@@ -22,32 +22,30 @@ class HostBackend : public Backend {
   Status FinishDownloads() override { return Status::Ok(); }  // StartDownload does it all
   Result<Tensor> ImportWeights(const Tensor& host) override;
 
+ protected:
+  // Requests one after another.
+  template <typename Of, typename Args>
+  static Status InTurn(std::span<const Args> requests, Of& of, Status (Of::*one)(const Args&)) {
+    for (const Args& args : requests) UNFOLD_TRY((of.*one)(args));
+    return Status::Ok();
+  }
+
  private:
   Status DoStartDownload(void* host, const Tensor& device, DType type) override;
   Status DoCopy(const Tensor& from, const Tensor& to) override { return Upload(to, from.data); }
   Status DoCopyRows(std::span<const RowPiece> pieces) override;
-  // Requests one after another.
-  template <typename Args>
-  Status InTurn(std::span<const Args> requests, Status (HostBackend::*one)(const Args&)) {
-    for (const Args& args : requests) UNFOLD_TRY((this->*one)(args));
-    return Status::Ok();
+  Status DoUnfold(std::span<const UnfoldArgs> requests) override {
+    return InTurn(requests, *this, &HostBackend::UnfoldOne);
   }
-  Status DoUnfold(std::span<const UnfoldArgs> requests) override { return InTurn(requests, &HostBackend::UnfoldOne); }
-  Status DoGistScore(std::span<const GistScoreArgs> requests) override {
-    return InTurn(requests, &HostBackend::ScoreAndFindBest);
-  }
-  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override {
-    return InTurn(requests, &HostBackend::SelectChunksOne);
-  }
+  Status DoGistScore(std::span<const GistScoreArgs> requests) override;
   Status DoSparseAttention(std::span<const SparseAttentionArgs> requests) override {
-    return InTurn(requests, &HostBackend::SparseAttentionOne);
+    return InTurn(requests, *this, &HostBackend::SparseAttentionOne);
   }
-  Status ScoreAndFindBest(const GistScoreArgs& args);
   // In one call of the pool.
   Status DoUnfoldChunks(std::span<const UnfoldChunksArgs> requests) override;
   virtual Status UnfoldOne(const UnfoldArgs& args) = 0;
-  virtual Status GistScoreOne(const GistScoreArgs& args) = 0;
-  virtual Status SelectChunksOne(const SelectChunksArgs& args) = 0;
+  // All but `best`.
+  virtual Status ScoreGists(std::span<const GistScoreArgs> requests) = 0;
   virtual Status SparseAttentionOne(const SparseAttentionArgs& args) = 0;
 };
 

@@ -214,7 +214,13 @@ class RefBackend final : public HostBackend {
     return Status::Ok();
   }
 
-  Status GistScoreOne(const GistScoreArgs& args) override {
+  Status ScoreGists(std::span<const GistScoreArgs> requests) override {
+    return InTurn(requests, *this, &RefBackend::GistScoreOne);
+  }
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override {
+    return InTurn(requests, *this, &RefBackend::SelectChunksOne);
+  }
+  Status GistScoreOne(const GistScoreArgs& args) {
     UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
     UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
     UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
@@ -258,7 +264,7 @@ class RefBackend final : public HostBackend {
     return order;
   }
 
-  Status SelectChunksOne(const SelectChunksArgs& args) override {
+  Status SelectChunksOne(const SelectChunksArgs& args) {
     UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
     const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
     std::vector<std::int32_t> candidates(static_cast<std::size_t>(gists));

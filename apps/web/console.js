@@ -50,40 +50,58 @@ async function showFacts() {
 
 // ---- documents
 
-function formatOf(name) {
-  if (/\.(md|markdown)$/i.test(name)) return 'markdown';
-  return /\.html?$/i.test(name) ? 'html' : 'text';
+// Sends the files as a form, and says how far it is; fetch cannot.
+function send(path, form, onProgress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open('POST', path);
+    if ($('key').value) request.setRequestHeader('Authorization', `Bearer ${$('key').value}`);
+    request.upload.addEventListener('progress', (event) => onProgress(event.loaded, event.total));
+    request.addEventListener('error', () => reject(new Error('the connection to the server ended')));
+    request.addEventListener('load', () => {
+      let body = {};
+      try {
+        body = JSON.parse(request.responseText);
+      } catch {
+        // not of this server: the status says what there is to say
+      }
+      if (request.status === 202) return resolve(body);
+      reject(new Error(body.error ? body.error.message : `the server answered ${request.status}`));
+    });
+    request.send(form);
+  });
 }
 
 async function upload(event) {
   event.preventDefault();
   const target = $('target').value;
   const bar = $('upload-progress');
+  const show = (text, done, all) => {
+    say($('upload-status'), text);
+    bar.hidden = false;
+    bar.max = all;
+    bar.value = done;
+  };
   $('verdicts').replaceChildren();
   try {
-    const documents = [];
-    for (const file of $('files').files) {
-      documents.push({name: file.name, text: await file.text(), format: formatOf(file.name)});
-    }
-    say($('upload-status'), 'sending');
+    const form = new FormData();
+    for (const file of $('files').files) form.append('files', file, file.name);
     const path = `v1/collections/${encodeURIComponent(target)}/documents`;
-    let job = await (await call(path, {method: 'POST', body: JSON.stringify({documents})})).json();
-    bar.hidden = false;
+    let job = await send(path, form, (sent, all) => show(`sending: ${Math.round(100 * sent / all)} %`, sent, all));
     while (job.state === 'queued' || job.state === 'running') {
-      bar.max = job.progress.documents;
-      bar.value = job.progress.done;
-      say($('upload-status'), `${job.state}: ${job.progress.done} of ${job.progress.documents}`);
+      const {done, documents} = job.progress;
+      show(`${job.state}: ${done} of ${documents}`, done, documents);
       await new Promise((resolve) => setTimeout(resolve, 300));
       job = await (await call(`v1/jobs/${job.id}`)).json();
     }
-    bar.hidden = true;
     say($('upload-status'), `${job.state}: ${job.documents.length} documents`, job.state === 'failed');
     $('verdicts').replaceChildren(
         ...job.documents.map((d) => node('li', `${d.name}: ${d.outcome}${d.error ? ` (${d.error})` : ''}`)));
     await showCollections(target);
   } catch (error) {
-    bar.hidden = true;
     say($('upload-status'), error.message, true);
+  } finally {
+    bar.hidden = true;
   }
 }
 
@@ -115,8 +133,9 @@ async function ask(event) {
   $('stop').disabled = false;
   for (const id of ['answer', 'sources', 'strips']) $(id).replaceChildren();
   say($('ask-status'), 'reading');
+  const collection = $('collection').value;
   const body = {
-    model: `unfold:${$('collection').value}`,
+    model: `unfold:${collection}`,
     stream: true,
     messages: [{role: 'user', content: $('question').value}],
     unfold: {explain: true},
@@ -127,7 +146,9 @@ async function ask(event) {
       if (chunk.error) throw new Error(chunk.error.message);
       const [choice] = chunk.choices;
       if (choice && choice.delta.content) $('answer').append(choice.delta.content);
-      if (chunk.unfold) showExtras(chunk.unfold);
+      if (!chunk.unfold) continue;
+      showExtras(chunk.unfold);
+      await showUnfolded(collection, chunk.unfold);
     }
   } catch (error) {
     const stopped = error.name === 'AbortError';
@@ -148,57 +169,109 @@ function showExtras(extras) {
     item.append(node('blockquote', source.snippet));
     return item;
   }));
-  showStrips(extras.unfolded || [], extras.placed);
 }
 
-// How many heads of each layer unfolded each chunk, by document.
+// ---- what was unfolded
+
+// Of each document its chunks, each with how many heads of each layer unfolded it; and how many heads there are.
 function countHeads(unfolded) {
   const documents = new Map();
-  const heads = new Map();
-  for (const {layer, kv_head: head, chunks} of unfolded) {
-    heads.set(layer, Math.max(heads.get(layer) || 0, head + 1));
-    for (const chunk of chunks) {
-      if (!documents.has(chunk.document)) documents.set(chunk.document, new Map());
-      const cells = documents.get(chunk.document);
-      const place = `${layer} ${chunk.byte_begin}`;
-      if (!cells.has(place)) cells.set(place, {layer, begin: chunk.byte_begin, end: chunk.byte_end, count: 0});
-      cells.get(place).count += 1;
+  const layers = [...new Set(unfolded.map(({layer}) => layer))].sort((a, b) => a - b);
+  const heads = 1 + Math.max(0, ...unfolded.map(({kv_head: head}) => head));
+  for (const {layer, chunks} of unfolded) {
+    for (const {document, byte_begin: begin, byte_end: end} of chunks) {
+      if (!documents.has(document)) documents.set(document, new Map());
+      const own = documents.get(document);
+      if (!own.has(begin)) own.set(begin, {begin, end, counts: layers.map(() => 0)});
+      own.get(begin).counts[layers.indexOf(layer)] += 1;
     }
   }
-  return {documents, heads};
+  return {documents, layers, heads};
 }
 
-function showStrips(unfolded, placed) {
-  const {documents, heads} = countHeads(unfolded);
-  const layers = [...heads.keys()].sort((a, b) => a - b);
-  const figures = placed.filter((name) => documents.has(name)).map((name) => {
-    const cells = [...documents.get(name).values()];
-    const begin = Math.min(...cells.map((cell) => cell.begin)), end = Math.max(...cells.map((cell) => cell.end));
-    const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-    svg.setAttribute('viewBox', `0 0 1000 ${layers.length * LAYER_HEIGHT}`);
-    svg.setAttribute('preserveAspectRatio', 'none');
-    svg.setAttribute('height', layers.length * LAYER_HEIGHT);
-    svg.setAttribute('role', 'img');
-    const spans = new Set(cells.map((cell) => cell.begin)).size;
-    svg.setAttribute('aria-label', `${name}: ${spans} chunks unfolded between bytes ${begin} and ${end}, in ${layers.length} layers`);
-    for (const cell of cells) {
-      const rect = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
-      const scale = 1000 / (end - begin);
-      rect.setAttribute('x', (cell.begin - begin) * scale);
-      rect.setAttribute('width', Math.max(2, (cell.end - cell.begin) * scale));
-      rect.setAttribute('y', layers.indexOf(cell.layer) * LAYER_HEIGHT);
-      rect.setAttribute('height', LAYER_HEIGHT - 1);
-      rect.setAttribute('fill-opacity', cell.count / heads.get(cell.layer));
-      const title = document.createElementNS('http://www.w3.org/2000/svg', 'title');
-      title.textContent = `layer ${cell.layer}, bytes ${cell.begin}–${cell.end}: ${cell.count} of ${heads.get(cell.layer)} heads`;
+function svgNode(name, attributes) {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+// The whole document from left to right, a row for each layer.
+function stripOf(name, chunks, size, layers, heads) {
+  const height = layers.length * LAYER_HEIGHT;
+  const svg = svgNode('svg', {viewBox: `0 0 1000 ${height}`, preserveAspectRatio: 'none', height, role: 'img',
+                              'aria-label': `${name}: ${chunks.length} chunks unfolded, in ${layers.length} layers`});
+  for (const {begin, end, counts} of chunks) {
+    counts.forEach((count, i) => {
+      if (count === 0) return;
+      const rect = svgNode('rect', {x: 1000 * begin / size, width: Math.max(2, 1000 * (end - begin) / size),
+                                    y: i * LAYER_HEIGHT, height: LAYER_HEIGHT - 1, 'fill-opacity': count / heads});
+      const title = svgNode('title', {});
+      title.textContent = `layer ${layers[i]}, bytes ${begin}–${end}: ${count} of ${heads} heads`;
       rect.append(title);
       svg.append(rect);
-    }
-    const figure = node('figure');
-    figure.append(node('figcaption', `${name}, bytes ${begin}–${end}`), svg);
-    return figure;
+    });
+  }
+  return svg;
+}
+
+// A chunk's text with a band behind it for each of its layers, or for one of them.
+function paint(mark, counts, heads, only) {
+  const shown = only < 0 ? counts : [counts[only]];
+  const stops = shown.map((count, i) => {
+    const color = `rgba(var(--heat), ${0.75 * count / heads})`;
+    return `${color} ${100 * i / shown.length}% ${100 * (i + 1) / shown.length}%`;
   });
-  $('strips').replaceChildren(...figures);
+  mark.style.background = `linear-gradient(to bottom, ${stops.join(', ')})`;
+}
+
+// The text around what was unfolded of it; what lies farther off is left out.
+function textOf(bytes, chunks, layers, heads) {
+  const AROUND = 300;
+  const decode = (begin, end) => new TextDecoder().decode(bytes.subarray(begin, end));
+  const text = node('p', '', {class: 'text'});
+  let at = 0;
+  const plain = (end) => {
+    if (at >= end) return;
+    if (end - at <= 2 * AROUND + 100) return text.append(decode(at, end));
+    if (at > 0) text.append(decode(at, at + AROUND));
+    text.append(node('span', ` … ${end - at - (at > 0 ? 2 : 1) * AROUND} bytes … `, {class: 'note'}), decode(end - AROUND, end));
+  };
+  for (const {begin, end, counts} of chunks) {
+    if (begin < at) continue;  // of a title that several parts share
+    plain(begin);
+    const mark = node('mark', decode(begin, end));
+    const share = layers.filter((_, i) => counts[i] > 0).join(', ');
+    mark.title = `bytes ${begin}–${end}: unfolded in layers ${share}`;
+    mark.counts = counts;
+    paint(mark, counts, heads, -1);
+    text.append(mark);
+    at = end;
+  }
+  if (bytes.length - at > AROUND) {
+    text.append(decode(at, at + AROUND), node('span', ` … ${bytes.length - at - AROUND} bytes`, {class: 'note'}));
+  } else {
+    text.append(decode(at, bytes.length));
+  }
+  return text;
+}
+
+async function showUnfolded(collection, {unfolded = [], placed}) {
+  const {documents, layers, heads} = countHeads(unfolded);
+  const option = (layer, i) => node('option', `layer ${layer}`, {value: i});
+  $('layer').replaceChildren(node('option', 'all layers', {value: -1}), ...layers.map(option));
+  $('layer').onchange = () => {
+    for (const mark of $('strips').querySelectorAll('mark')) paint(mark, mark.counts, heads, Number($('layer').value));
+  };
+  for (const name of new Set(placed)) {
+    if (!documents.has(name)) continue;
+    const chunks = [...documents.get(name).values()].sort((a, b) => a.begin - b.begin);
+    const path = `v1/collections/${encodeURIComponent(collection)}/documents/${encodeURIComponent(name)}/text`;
+    const bytes = new Uint8Array(await (await call(path)).arrayBuffer());
+    const figure = node('figure');
+    figure.append(node('figcaption', `${name}: ${chunks.length} chunks unfolded`),
+                  stripOf(name, chunks, bytes.length, layers, heads), textOf(bytes, chunks, layers, heads));
+    $('strips').append(figure);
+  }
 }
 
 $('upload').addEventListener('submit', upload);

@@ -44,8 +44,9 @@ struct EngineOptions {
   std::uint64_t unfold_cache_bytes = std::uint64_t{512} << 20;  // pages of unfolded raw KV kept between questions
   std::uint64_t block_cache_bytes = std::uint64_t{256} << 20;   // raw KV as stored, kept to unfold from
   std::uint64_t gist_cache_bytes = std::uint64_t{256} << 20;    // gist KV of documents, kept to place them again
-  // Tokens encoded in one pass, gists included: bounds working memory and the step an answer waits. 0: what keeps the
-  // backend busy, 2048 on a CPU and 16384 on a GPU.
+  // Tokens encoded in one pass, gists included: bounds working memory. 0: what keeps the backend busy, 2048 on a CPU
+  // and 16384 on a GPU. While there are questions a pass has an eighth of them, and every other moment is the
+  // questions'.
   int encode_batch_tokens = 0;
   int max_queued_requests = 64;  // more waiting requests are refused with ResourceExhausted
 };

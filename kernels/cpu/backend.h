@@ -112,8 +112,8 @@ class CpuBackend final : public HostBackend {
   Status DoSwiGlu(const SwiGluArgs& args) override;
   Status DoGistPrefill(const GistPrefillArgs& args) override;
   Status UnfoldOne(const UnfoldArgs& args) override;
-  Status GistScoreOne(const GistScoreArgs& args) override;
-  Status SelectChunksOne(const SelectChunksArgs& args) override;
+  Status ScoreGists(std::span<const GistScoreArgs> requests) override;
+  Status DoSelectChunks(std::span<const SelectChunksArgs> requests) override;
   Status SparseAttentionOne(const SparseAttentionArgs& args) override;
   Status DoRouteScores(std::span<const RouteScoreArgs> heads) override;
   Status DoXorWords(const XorWordsArgs& args) override;
@@ -127,6 +127,23 @@ class CpuBackend final : public HostBackend {
     pool_.ParallelFor(count, grain, std::cref(body));  // by reference: no allocation
   }
   std::int64_t GrainFor(std::int64_t count, std::int64_t item_work) const;
+
+  // Lists of several requests, each query row's and key/value head's, in one call of the pool: `lists(args)` of a
+  // request, of about `item_work` each, body(args, list, scratch) for each.
+  template <typename Args, typename Lists, typename Body>
+  void SplitLists(std::span<const Args> requests, const Lists& lists, std::int64_t item_work, const Body& body) {
+    std::int64_t total = 0;
+    for (const Args& args : requests) total += lists(args);
+    Split(total, item_work, [&](std::int64_t begin, std::int64_t end) {
+      CpuScratchPool::Lease scratch(scratch_);
+      std::int64_t first = 0;  // of the request's lists, among all
+      for (const Args& args : requests) {
+        const std::int64_t last = first + lists(args);
+        for (std::int64_t at = std::max(begin, first); at < std::min(end, last); ++at) body(args, at - first, *scratch);
+        first = last;
+      }
+    });
+  }
 
   static Status TakesF32(std::string_view op, std::initializer_list<Tensor> activations);
   // x in the type that the product computes in; rounded once for neighbours in the list that share it.
@@ -148,6 +165,7 @@ class CpuBackend final : public HostBackend {
                    std::span<const std::int64_t> near, CpuScratch& scratch, float* out);
   void PrefillRows(const GistPrefillArgs& args, std::size_t sequence, std::int64_t begin, std::int64_t end,
                    CpuScratch& scratch);
+  void ScoreList(const GistScoreArgs& args, std::int64_t list, CpuScratch& scratch);
   // `mass`, when not null, gets the attention mass of each chosen chunk.
   void SparseRow(const SparseAttentionArgs& args, std::int64_t row, std::int64_t kv_head, double* mass,
                  CpuScratch& scratch);

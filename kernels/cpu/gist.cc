@@ -12,6 +12,8 @@ namespace {
 
 using Index = std::int64_t;
 
+constexpr Index kRankCost = 64;  // multiply-adds in the time that a score takes to find its place
+
 // An integer that is larger for a better score and, among equal scores, for the lower chunk. NaN ranks last, with
 // minus infinity; the two zeros are equal.
 std::uint64_t RankOf(float score, Index chunk) {
@@ -53,65 +55,78 @@ void MarkBest(const float* scores, Index chunks, const SelectChunksArgs& args, C
   for (Index i = 0; i < kept; ++i) scratch.chosen[ChunkOf(ranking[i])] = 1;
 }
 
+// The union of what a group's heads keep, ascending.
+void SelectList(const SelectChunksArgs& args, Index list, CpuScratch& scratch) {
+  const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
+  const bool narrowed = args.parents.gists.rank != 0;
+  if (narrowed) CollectCandidates(*args.context, args.level, args.parents, list, &scratch.candidates);
+  const Index count = narrowed ? static_cast<Index>(scratch.candidates.size()) : gists;
+  scratch.chosen.assign(static_cast<std::size_t>(count), 0);
+  for (Index row = list * group; count > 0 && row < (list + 1) * group; ++row) {
+    MarkBest(args.scores.as<float>() + row * gists, count, args, scratch);
+  }
+  std::int32_t* chosen = args.chosen.gists.as<std::int32_t>() + list * gists;
+  std::int32_t num_chosen = 0;
+  for (Index i = 0; i < count; ++i) {
+    if (scratch.chosen[i] == 0) continue;
+    chosen[num_chosen++] = narrowed ? scratch.candidates[i] : static_cast<std::int32_t>(i);
+  }
+  args.chosen.counts.as<std::int32_t>()[list] = num_chosen;
+}
+
 }  // namespace
 
-Status CpuBackend::GistScoreOne(const GistScoreArgs& args) {
-  UNFOLD_TRY(TakesF32("GistScore", {args.context->gists[0].k}));
-  UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
-  UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
-  UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
+void CpuBackend::ScoreList(const GistScoreArgs& args, Index list, CpuScratch& scratch) {
   const ContextView& context = *args.context;
   const GistLevel& level = context.gists[args.level];
   const Index heads = args.q.dims[1], head_dim = args.q.dims[2];
   const Index kv_heads = level.k.dims[0], gists = level.k.dims[1], group = heads / kv_heads;
-  Split(args.q.dims[0] * kv_heads, gists * group * head_dim, [&](Index begin, Index end) {
-    CpuScratchPool::Lease scratch(scratch_);
-    for (Index list = begin; list < end; ++list) {
-      const Index row = list / kv_heads, kv_head = list % kv_heads;
-      CollectCandidates(context, args.level, args.parents, list, &scratch->candidates);
-      const auto count = static_cast<Index>(scratch->candidates.size());
-      scratch->keys.resize(scratch->candidates.size());
-      const float* first_key = level.k.as<float>() + kv_head * gists * head_dim;
-      for (Index i = 0; i < count; ++i) scratch->keys[i] = first_key + scratch->candidates[i] * head_dim;
-      float* scores = args.scores.as<float>() + (row * heads + kv_head * group) * gists;
-      Index from = 0;
-      for (Index j = 0; j < context.num_documents(); ++j) {
-        Index to = from;
-        while (to < count && scratch->candidates[to] < Ints(level.segment)[j + 1]) ++to;
-        if (from == to) continue;
-        RotateHeads(args.q, args.rope, row, kv_head, group,
-                    args.positions.as<std::int32_t>()[row] - Ints(context.segment_offset)[j], *scratch);
-        simd_.dots[0](scratch->heads.data(), group, scratch->keys.data() + from, to - from, head_dim, scores + from,
-                      gists, false);
-        from = to;
-      }
-    }
-  });
+  const Index row = list / kv_heads, kv_head = list % kv_heads;
+  CollectCandidates(context, args.level, args.parents, list, &scratch.candidates);
+  const auto count = static_cast<Index>(scratch.candidates.size());
+  scratch.keys.resize(scratch.candidates.size());
+  const float* first_key = level.k.as<float>() + kv_head * gists * head_dim;
+  for (Index i = 0; i < count; ++i) scratch.keys[i] = first_key + scratch.candidates[i] * head_dim;
+  float* scores = args.scores.as<float>() + (row * heads + kv_head * group) * gists;
+  Index from = 0;
+  for (Index j = 0; j < context.num_documents(); ++j) {
+    Index to = from;
+    while (to < count && scratch.candidates[to] < Ints(level.segment)[j + 1]) ++to;
+    if (from == to) continue;
+    RotateHeads(args.q, args.rope, row, kv_head, group,
+                args.positions.as<std::int32_t>()[row] - Ints(context.segment_offset)[j], scratch);
+    simd_.dots[0](scratch.heads.data(), group, scratch.keys.data() + from, to - from, head_dim, scores + from, gists,
+                  false);
+    from = to;
+  }
+}
+
+Status CpuBackend::ScoreGists(std::span<const GistScoreArgs> requests) {
+  Index work = 0;
+  for (const GistScoreArgs& args : requests) {
+    const Tensor& k = args.context->gists[args.level].k;
+    UNFOLD_TRY(TakesF32("GistScore", {args.context->gists[0].k}));
+    UNFOLD_TRY(CheckQueryPositions("GistScore", args.positions, args.rope, args.context));
+    UNFOLD_TRY(CheckContext("GistScore", *args.context, false));
+    UNFOLD_TRY(CheckParents("GistScore", args.context, args.level, args.parents));
+    work = std::max(work, k.dims[1] * args.q.dims[1] / k.dims[0] * args.q.dims[2]);
+  }
+  const auto lists = [](const GistScoreArgs& args) {
+    return args.q.dims[0] * args.context->gists[args.level].k.dims[0];
+  };
+  SplitLists(requests, lists, work,
+             [this](const GistScoreArgs& args, Index list, CpuScratch& scratch) { ScoreList(args, list, scratch); });
   return Status::Ok();
 }
 
-Status CpuBackend::SelectChunksOne(const SelectChunksArgs& args) {
-  UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
-  const Index heads = args.scores.dims[1], gists = args.scores.dims[2], group = heads / args.kv_heads;
-  Split(args.scores.dims[0] * args.kv_heads, gists * group * 8, [&](Index begin, Index end) {
-    CpuScratchPool::Lease scratch(scratch_);
-    for (Index list = begin; list < end; ++list) {
-      const bool narrowed = args.parents.gists.rank != 0;
-      if (narrowed) CollectCandidates(*args.context, args.level, args.parents, list, &scratch->candidates);
-      const Index count = narrowed ? static_cast<Index>(scratch->candidates.size()) : gists;
-      scratch->chosen.assign(static_cast<std::size_t>(count), 0);
-      for (Index row = list * group; count > 0 && row < (list + 1) * group; ++row) {
-        MarkBest(args.scores.as<float>() + row * gists, count, args, *scratch);
-      }
-      std::int32_t* chosen = args.chosen.gists.as<std::int32_t>() + list * gists;
-      std::int32_t num_chosen = 0;
-      for (Index i = 0; i < count; ++i) {
-        if (scratch->chosen[i] == 0) continue;
-        chosen[num_chosen++] = narrowed ? scratch->candidates[i] : static_cast<std::int32_t>(i);
-      }
-      args.chosen.counts.as<std::int32_t>()[list] = num_chosen;
-    }
-  });
+Status CpuBackend::DoSelectChunks(std::span<const SelectChunksArgs> requests) {
+  Index work = 0;
+  for (const SelectChunksArgs& args : requests) {
+    UNFOLD_TRY(CheckParents("SelectChunks", args.context, args.level, args.parents));
+    work = std::max(work, args.scores.dims[2] * args.scores.dims[1] / args.kv_heads * kRankCost);
+  }
+  const auto lists = [](const SelectChunksArgs& args) { return args.scores.dims[0] * args.kv_heads; };
+  SplitLists(requests, lists, work, SelectList);
   return Status::Ok();
 }
 

@@ -37,6 +37,7 @@ class EncodeWork : public Work {
     return false;
   }
   void Abort(const Status& why) override { done_.set_value(why); }
+  bool IsBulk() const override { return true; }
 
  private:
   Result<EncodedBatch> Encode() {
@@ -169,7 +170,11 @@ Result<IngestProgress> EngineImpl::Ingest(std::string_view collection, const Doc
     UNFOLD_TRY(scheduler_->Submit(std::move(work)));
     return batch;
   };
-  IngestSession session(*store_, *model_, encode, model_->EncodeBatchTokens(options_), options, sink);
+  // Beside questions in smaller passes, since they wait for each.
+  constexpr std::int64_t kSmaller = 8;
+  const std::int64_t tokens = model_->EncodeBatchTokens(options_);
+  const auto pass_tokens = [this, tokens] { return scheduler_->HasQuestions() ? tokens / kSmaller : tokens; };
+  IngestSession session(*store_, *model_, encode, tokens, pass_tokens, options, sink);
   return session.Run(collection, source);
 }
 

@@ -104,12 +104,13 @@ Status IngestSession::Accept(DocumentInput input) {
 
 std::vector<EncodeJob> IngestSession::NextJobs() const {
   std::vector<EncodeJob> jobs;
+  const std::int64_t most = pass_tokens_();
   std::int64_t tokens = 0;
   for (const Pending& pending : pending_) {
     const auto& parts = pending.prepared.parts;
     for (std::uint32_t part = pending.num_taken; part < parts.size(); ++part) {
       tokens += SequenceTokens(parts[part]);
-      if (!jobs.empty() && tokens > batch_tokens_) return jobs;
+      if (!jobs.empty() && tokens > most) return jobs;
       jobs.push_back({pending.id, part, &parts[part]});
     }
   }

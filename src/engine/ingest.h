@@ -41,12 +41,14 @@ Status CheckName(const char* whose, std::string_view name);
 // One run of Engine::Ingest. Thread-compatible: lives on the caller's thread.
 class IngestSession {
  public:
+  // A pass has at most `batch_tokens`, and as many as `pass_tokens` says when it begins; at least a part.
   IngestSession(Store& store, const LoadedModel& model, EncodeRunner encode, std::int64_t batch_tokens,
-                const IngestOptions& options, const IngestSink& sink)
+                std::function<std::int64_t()> pass_tokens, const IngestOptions& options, const IngestSink& sink)
       : store_(store),
         model_(model),
         encode_(std::move(encode)),
         batch_tokens_(batch_tokens),
+        pass_tokens_(std::move(pass_tokens)),
         options_(options),
         sink_(sink) {}
 
@@ -85,6 +87,7 @@ class IngestSession {
   const LoadedModel& model_;
   EncodeRunner encode_;
   std::int64_t batch_tokens_;
+  std::function<std::int64_t()> pass_tokens_;
   const IngestOptions& options_;
   const IngestSink& sink_;
 

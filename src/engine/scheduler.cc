@@ -21,10 +21,14 @@ Status Scheduler::Submit(std::unique_ptr<Work> work) {
   {
     const std::lock_guard lock(mutex_);
     if (closing_) return Status::Unavailable("the engine is closing");
-    if (queue_.size() + num_running_ >= max_queued_ + kMaxRunning) {
+    if (work->IsBulk()) {
+      bulk_.push_back(std::move(work));
+    } else if (queue_.size() + num_running_ >= max_queued_ + kMaxRunning) {
       return Status::ResourceExhausted(std::to_string(max_queued_) + " requests wait already; try again later");
+    } else {
+      queue_.push_back(std::move(work));
+      ++num_questions_;
     }
-    queue_.push_back(std::move(work));
   }
   changed_.notify_all();
   return Status::Ok();
@@ -45,29 +49,57 @@ void Scheduler::AbortCancelled() {
       it = queue_.erase(it);
     }
   }
-  for (auto& [work, status] : cancelled) work->Abort(status);
+  for (auto& [work, status] : cancelled) {
+    work->Abort(status);
+    --num_questions_;
+  }
+}
+
+bool Scheduler::RunStep(Work& work) {
+  const Status status = work.Check();
+  if (status.ok()) return work.Step();
+  work.Abort(status);
+  return false;
+}
+
+// A step of the first bulk work, if its turn has come.
+void Scheduler::RunBulk() {
+  std::unique_ptr<Work> work;
+  {
+    const std::lock_guard lock(mutex_);
+    if (bulk_.empty() || (owed_ > Clock::duration::zero() && num_questions_ > 0)) return;
+    work = std::move(bulk_.front());
+    bulk_.pop_front();
+  }
+  const Clock::time_point begin = Clock::now();
+  const bool goes_on = RunStep(*work);
+  owed_ = Clock::now() - begin;
+  if (!goes_on) return;
+  const std::lock_guard lock(mutex_);
+  bulk_.push_front(std::move(work));
 }
 
 void Scheduler::RunRound() {
+  const Clock::time_point begin = Clock::now();
   for (auto it = running_.begin(); it != running_.end();) {
-    const Status status = (*it)->Check();
-    bool goes_on = false;
-    if (status.ok()) {
-      goes_on = (*it)->Step();
+    if (RunStep(**it)) {
+      ++it;
     } else {
-      (*it)->Abort(status);
+      it = running_.erase(it);
+      --num_questions_;
     }
-    it = goes_on ? it + 1 : running_.erase(it);
     AbortCancelled();
   }
   end_round_();
+  owed_ -= Clock::now() - begin;
+  RunBulk();
 }
 
 void Scheduler::Loop() {
   while (true) {
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return closing_ || !queue_.empty() || !running_.empty(); });
+      changed_.wait(lock, [this] { return closing_ || !queue_.empty() || !running_.empty() || !bulk_.empty(); });
       if (closing_) break;
       while (running_.size() < kMaxRunning && !queue_.empty()) {
         running_.push_back(std::move(queue_.front()));
@@ -82,8 +114,10 @@ void Scheduler::Loop() {
   const Status closing = Status::Unavailable("the engine is closing");
   for (const auto& work : running_) work->Abort(closing);
   running_.clear();
-  for (const auto& work : queue_) work->Abort(closing);  // closing_ keeps Submit from adding more
-  queue_.clear();
+  for (auto* waiting : {&queue_, &bulk_}) {  // closing_ keeps Submit from adding more
+    for (const auto& work : *waiting) work->Abort(closing);
+    waiting->clear();
+  }
 }
 
 }  // namespace unfold

@@ -3,10 +3,15 @@
 // fairly and each can be cancelled between steps. Work beyond what runs at once waits in a bounded queue. What several
 // of them left to be done together is done at the end of a round.
 //
+// Bulk work, passes of an ingest, has steps as long as tens of others: beside questions it gets half of the time, a
+// step only after they had as long as its last one took. It is not bounded: whoever submits it waits for it.
+//
 // Thread-safe.
 #ifndef UNFOLD_ENGINE_SCHEDULER_H_
 #define UNFOLD_ENGINE_SCHEDULER_H_
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -30,6 +35,7 @@ class Work {
   virtual bool Step() = 0;
   // Delivers `why` instead of a result.
   virtual void Abort(const Status& why) = 0;
+  virtual bool IsBulk() const { return false; }
 };
 
 class Scheduler {
@@ -43,20 +49,29 @@ class Scheduler {
   // taken.
   Status Submit(std::unique_ptr<Work> work);
 
+  // Whether work that is not bulk waits or runs. Any thread.
+  bool HasQuestions() const { return num_questions_ > 0; }
+
  private:
+  using Clock = std::chrono::steady_clock;
   void Loop();
+  static bool RunStep(Work& work);  // whether it goes on
+  void RunBulk();
   void AbortCancelled();
   void RunRound();
 
-  static constexpr std::size_t kMaxRunning = 8;  // each holds its own KV of question and gists
+  static constexpr std::size_t kMaxRunning = 16;  // each holds its own KV of question and gists
 
   const std::size_t max_queued_;
   const std::function<void()> end_round_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Work>> queue_;     // guarded by mutex_
+  std::deque<std::unique_ptr<Work>> bulk_;      // guarded by mutex_
   bool closing_ = false;                        // guarded by mutex_
   std::size_t num_running_ = 0;                 // guarded by mutex_
+  std::atomic<int> num_questions_ = 0;          // queued or running, not bulk
+  Clock::duration owed_{};                      // to the others, by bulk work; engine thread only
   std::vector<std::unique_ptr<Work>> running_;  // engine thread only
   std::thread thread_;
 };

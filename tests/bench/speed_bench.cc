@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <semaphore>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "bench_common.h"
 #include "model/config.h"
@@ -24,6 +26,7 @@ namespace {
 
 constexpr int kContextTokens = 512;
 constexpr int kAnswerSteps = 32;
+constexpr int kAtOnce = 16, kAtOnceTokens = 128;
 constexpr std::uint64_t kEncodeTokens = 6000;
 constexpr std::string_view kQuestion = "who became a leader of the indian national congress";
 
@@ -88,7 +91,7 @@ class SpeedBench {
 
   void Run() {
     Round();  // a warm-up
-    reads_ = bandwidth_share_ = dense_ = ssa_ = prefill_ = encode_ = sharing_ = Samples();
+    one_ = many_ = gain_ = reads_ = bandwidth_share_ = dense_ = ssa_ = prefill_ = encode_ = sharing_ = Samples();
     for (int i = 0; i < flags_.runs; ++i) Round();
     Report();
   }
@@ -105,6 +108,10 @@ class SpeedBench {
     const auto computed = static_cast<double>(dense.usage.prompt_tokens - dense.usage.cached_tokens);
     prefill_.Add((dense.timings.place_ms + dense.timings.prefill_ms) * 1e-3 / computed);
     ssa_.Add(Ask(*context_engine_, AnswerMode::kSsa).timings.decode_ms * 1e-3 / kAnswerSteps);
+    const double one = AtOnce(*context_engine_, 1), many = AtOnce(*context_engine_, kAtOnce);
+    one_.Add(one);
+    many_.Add(many);
+    gain_.Add(many / one);
     Encode();
     Share();
   }
@@ -120,6 +127,34 @@ class SpeedBench {
     ask(*context_engine_);
     other.join();
     sharing_.Add((middle - begin) / (SecondsNow() - middle));
+  }
+
+  // Tokens a second of `count` questions at once, of kAtOnceTokens each, once all of them have their first. Each token
+  // is a piece of text or nearly: what the pieces show of the time is taken for the tokens.
+  static double AtOnce(Engine& engine, int count) {
+    AskOptions options;
+    options.working_set.documents = {"context"};
+    options.max_answer_tokens = kAtOnceTokens;
+    options.ignore_end_token = true;
+    int pieces = 0, begun = 0, pieces_before = 0;  // of the engine's thread
+    double begin = 0;
+    std::counting_semaphore<> ended(0);
+    for (int i = 0; i < count; ++i) {
+      const auto sink = [&, first = true](std::string_view) mutable {
+        ++pieces;
+        if (!std::exchange(first, false) || ++begun < count) return true;
+        begin = SecondsNow();
+        pieces_before = pieces;
+        return true;
+      };
+      Require(engine.Submit("context", kQuestion, options, sink, [&](const Result<Answer>& answer) {
+        Require(answer.status());
+        ended.release();
+      }));
+    }
+    for (int i = 0; i < count; ++i) ended.acquire();
+    const double seconds = SecondsNow() - begin;
+    return count * kAtOnceTokens * (1 - static_cast<double>(pieces_before) / pieces) / seconds;
   }
 
   static Answer Ask(Engine& engine, AnswerMode mode) {
@@ -173,6 +208,14 @@ class SpeedBench {
     ssa["tokens_s"] = 1 / ssa_.Median();
     Print(ssa);
 
+    Json at_once = BeginLine("at_once", flags_);
+    at_once["what"] = "questions at once, answers of 128 tokens: tokens a second of one, of all together, their ratio";
+    at_once["questions"] = kAtOnce;
+    one_.Write("one_tokens_s", 1, at_once);
+    many_.Write("tokens_s", 1, at_once);
+    gain_.Write("speed", 1, at_once);
+    Print(at_once);
+
     Json sharing = BeginLine("two_engines", flags_);
     sharing["what"] = "a question to each of two engines: seconds one after the other over seconds at once";
     sharing_.Write("speed", 1, sharing);
@@ -200,7 +243,7 @@ class SpeedBench {
   ReadBandwidth bandwidth_;
   std::unique_ptr<Engine> context_engine_, second_engine_, encode_engine_;
   double context_tokens_ = 0, rows_per_token_ = 0;
-  Samples reads_, bandwidth_share_, dense_, ssa_, prefill_, encode_, sharing_;
+  Samples one_, many_, gain_, reads_, bandwidth_share_, dense_, ssa_, prefill_, encode_, sharing_;
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 import urllib.parse
 
 import jsonschema
@@ -316,6 +317,13 @@ class Keys(unittest.TestCase):
             for wrong in ({"stor": "kb"}, {**config, "max-requests": 0}, {**config, "listen": {}}, []):
                 done = settings(wrong)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), wrong)
+
+    def test_flags_win_over_the_environment(self):
+        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.dict(os.environ, UNFOLD_BACKEND="ref"):
+            for flags, backend in ((), "ref"), (("--backend", "cpu"), "cpu"):
+                self.assertEqual(Server(UNFOLD, MODEL, folder, *flags).stop(), 0)
+                ready = [line for line in map(json.loads, open(f"{folder}/log")) if line.get("event") == "ready"]
+                self.assertEqual(ready[-1]["backend"], backend)
 
     def test_an_open_server_stays_at_home(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.parse
 import urllib.request
 
 from serving import DOCUMENT, QUESTION, Server, some_documents
@@ -132,10 +133,25 @@ class Console(unittest.TestCase):
         self.assertIn("first token after", browser.text("#ask-status"))
         self.assertEqual(browser.run("return document.querySelectorAll('#sources li').length"), len(want["sources"]))
         self.assertIn(os.path.basename(DOCUMENT), browser.text("#sources"))
-        # The strips: one for each document with unfolded chunks, a cell for each chunk and layer.
+        # The strips: one for each document with unfolded chunks, a cell for each chunk and layer; and its text, each chunk
+        # marked with a band for each layer.
         cells = {(h["layer"], c["document"], c["byte_begin"]) for h in want["unfolded"] for c in h["chunks"]}
         self.assertEqual(browser.run("return document.querySelectorAll('#strips rect').length"), len(cells))
         self.assertEqual(browser.run("return document.querySelectorAll('#strips svg').length"), len({c[1] for c in cells}))
+        marks = browser.run("return [...document.querySelectorAll('#strips mark')].map((m) => m.textContent)")
+        chunks = {}
+        for document in {c[1] for c in cells}:
+            data = server.curl(f"/v1/collections/notes/documents/{urllib.parse.quote(document, safe='')}/text")[1].encode()
+            spans = {(c["byte_begin"], c["byte_end"]) for h in want["unfolded"] for c in h["chunks"] if c["document"] == document}
+            chunks[document] = [data[begin:end].decode() for begin, end in sorted(spans)]
+        self.assertEqual(sorted(marks), sorted(text for texts in chunks.values() for text in texts))
+        layers = len({layer for layer, _, _ in cells})
+        bands = "return document.querySelector('#strips mark').style.background.split('rgba').length - 1"
+        self.assertEqual(browser.run(bands), layers)
+        browser.type("#layer", "\ue015")  # arrow down: the first layer alone
+        self.assertEqual(browser.run(bands), 1)
+        browser.type("#layer", "\ue013")
+        self.assertEqual(browser.run(bands), layers)
         browser.shoot("console-light")
         browser.scheme("dark")
         browser.shoot("console-dark")

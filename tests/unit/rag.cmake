@@ -9,6 +9,7 @@ if(UNFOLD_WITH_CUDA)
   unfold_test(NAME kv_recorder_cuda_test LABEL cuda SOURCES unit/kv_recorder_test.cc LIBS unfold_rag tiny_model
               ARGS --gtest_filter=Cuda*)
 endif()
+unfold_test(NAME scheduler_test LABEL unit SOURCES unit/scheduler_test.cc LIBS unfold_engine)
 unfold_test(NAME loaded_model_test LABEL unit SOURCES unit/loaded_model_test.cc LIBS unfold_engine tiny_model)
 
 # Not a test: answers scripts that compare models. Build it by name.
