@@ -37,10 +37,15 @@ Json UsageJson(const Usage& usage) {
 }
 
 Json TimingsJson(const Timings& timings) {
-  return {{"queue_ms", timings.queue_ms}, {"route_ms", timings.route_ms},
-          {"place_ms", timings.place_ms}, {"prefill_ms", timings.prefill_ms},
-          {"ttft_ms", timings.ttft_ms},   {"decode_ms", timings.decode_ms},
-          {"total_ms", timings.total_ms}, {"tokens_per_second", timings.tokens_per_second}};
+  return {{"queue_ms", timings.queue_ms},
+          {"route_ms", timings.route_ms},
+          {"place_ms", timings.place_ms},
+          {"prefill_ms", timings.prefill_ms},
+          {"unfold_ms", timings.unfold_ms},
+          {"ttft_ms", timings.ttft_ms},
+          {"decode_ms", timings.decode_ms},
+          {"total_ms", timings.total_ms},
+          {"tokens_per_second", timings.tokens_per_second}};
 }
 
 Json UnfoldedJson(const std::vector<UnfoldedHead>& heads) {

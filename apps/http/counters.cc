@@ -55,6 +55,7 @@ void Counters::CountAnswer(const Answer& answer) {
   first_token_.Add(times.ttft_ms / kSecond);
   queue_.Add(times.queue_ms / kSecond);
   routing_.Add(times.route_ms / kSecond);
+  unfolding_.Add(times.unfold_ms / kSecond);
   placing_.Add((times.place_ms + times.prefill_ms) / kSecond);
   whole_.Add(times.total_ms / kSecond);
   if (answer.tokens.size() > 1) {
@@ -104,6 +105,7 @@ std::string Counters::Write(std::uint64_t running, std::uint64_t connections) co
   queue_.Write("unfold_queue_time_seconds", "That a question waited for its turn.", text);
   routing_.Write("unfold_routing_seconds", "Routing a question.", text);
   placing_.Write("unfold_prefill_seconds", "Placing documents, reading the question, unfolding its chunks.", text);
+  unfolding_.Write("unfold_unfolding_seconds", "Of an answer: bringing raw KV and unfolding chunks.", text);
   whole_.Write("unfold_request_seconds", "From a question's arrival to its answer's end.", text);
   ingest_.Write("unfold_ingest_seconds", "An ingest job, from its begin to its end.", text);
   WriteOne("unfold_prompt_tokens_total", "counter", "Tokens of prompts.", usage_.prompt_tokens, text);

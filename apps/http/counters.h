@@ -45,7 +45,7 @@ class Counters {
  private:
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int>, std::uint64_t> replies_;
-  Histogram first_token_, per_token_, queue_, routing_, placing_, whole_, ingest_;
+  Histogram first_token_, per_token_, queue_, routing_, placing_, unfolding_, whole_, ingest_;
   Usage usage_;
   std::uint64_t answers_ = 0, cancelled_ = 0;
   std::map<std::string, std::uint64_t> documents_;  // by outcome

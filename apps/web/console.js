@@ -228,13 +228,14 @@ function paint(mark, counts, heads, only) {
 function textOf(bytes, chunks, layers, heads) {
   const AROUND = 300;
   const decode = (begin, end) => new TextDecoder().decode(bytes.subarray(begin, end));
+  const cut = (begin, end) => decode(begin, end).replace(/^\uFFFD+|\uFFFD+$/g, '');  // perhaps inside a character
   const text = node('p', '', {class: 'text'});
   let at = 0;
   const plain = (end) => {
     if (at >= end) return;
     if (end - at <= 2 * AROUND + 100) return text.append(decode(at, end));
-    if (at > 0) text.append(decode(at, at + AROUND));
-    text.append(node('span', ` … ${end - at - (at > 0 ? 2 : 1) * AROUND} bytes … `, {class: 'note'}), decode(end - AROUND, end));
+    if (at > 0) text.append(cut(at, at + AROUND));
+    text.append(node('span', ` … ${end - at - (at > 0 ? 2 : 1) * AROUND} bytes … `, {class: 'note'}), cut(end - AROUND, end));
   };
   for (const {begin, end, counts} of chunks) {
     if (begin < at) continue;  // of a title that several parts share
@@ -248,7 +249,7 @@ function textOf(bytes, chunks, layers, heads) {
     at = end;
   }
   if (bytes.length - at > AROUND) {
-    text.append(decode(at, at + AROUND), node('span', ` … ${bytes.length - at - AROUND} bytes`, {class: 'note'}));
+    text.append(cut(at, at + AROUND), node('span', ` … ${bytes.length - at - AROUND} bytes`, {class: 'note'}));
   } else {
     text.append(decode(at, bytes.length));
   }

@@ -62,6 +62,8 @@ struct Timings {  // milliseconds
   double route_ms = 0;
   double place_ms = 0;  // loading gist KV of the working set (dense: encoding its texts)
   double prefill_ms = 0;
+  // Of prefill and decoding: bringing raw KV and unfolding chunks, except what a GPU does within its steps.
+  double unfold_ms = 0;
   double ttft_ms = 0;    // request received to first token
   double decode_ms = 0;  // first token to last
   double total_ms = 0;

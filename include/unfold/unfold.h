@@ -291,6 +291,7 @@ typedef struct unfold_timings {  // milliseconds
   double route_ms;
   double place_ms;
   double prefill_ms;
+  double unfold_ms;  // of prefill and decoding: raw KV and unfolding, except within a GPU's steps
   double ttft_ms;    // request received to first token
   double decode_ms;  // first token to last
   double total_ms;

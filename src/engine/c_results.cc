@@ -21,6 +21,7 @@ unfold_timings TimingsView(const Timings& timings) {
           .route_ms = timings.route_ms,
           .place_ms = timings.place_ms,
           .prefill_ms = timings.prefill_ms,
+          .unfold_ms = timings.unfold_ms,
           .ttft_ms = timings.ttft_ms,
           .decode_ms = timings.decode_ms,
           .total_ms = timings.total_ms,

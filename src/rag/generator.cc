@@ -254,6 +254,7 @@ Result<Answer> Generator::TakeAnswer() {
   usage.kv_bytes_read = working_set_->kv_bytes_read();
   usage.pages_hit = working_set_->pages_hit();
   usage.pages_missed = working_set_->pages_missed();
+  answer.timings.unfold_ms = working_set_->unfold_ms();
   if (report.num_shares > 0) answer.unfolded_share = report.chosen_share_sum / static_cast<double>(report.num_shares);
   UNFOLD_TRY_ASSIGN(answer.sources, CiteSources(*working_set_, report));
   if (options_.explain) answer.unfolded = ExplainFirstToken(*working_set_, report);

@@ -2,6 +2,7 @@
 #include "rag/working_set.h"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <utility>
 
@@ -365,6 +366,14 @@ Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& cho
 }
 
 Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  const Status status = UnfoldAll(layer, chosen, chunks);
+  unfold_ms_ += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+  return status;
+}
+
+Status WorkingSet::UnfoldAll(int layer, const ChosenGists& chosen, const Tensor& chunks) {
   Tensor staged;
   if (cache_.blocks().stages()) {
     UNFOLD_TRY_ASSIGN(staged, cache_.blocks().StagedTable(BlocksOf(layer), &unfolded_bytes_));

@@ -75,6 +75,7 @@ class WorkingSet {
   std::uint64_t kv_bytes_read() const { return kv_bytes_read_; }
   std::uint64_t pages_hit() const { return pages_hit_; }
   std::uint64_t pages_missed() const { return pages_missed_; }
+  double unfold_ms() const { return unfold_ms_; }                   // in Unfold
   std::uint64_t unfolded_bytes() const { return unfolded_bytes_; }  // of raw KV, read from host memory for it
 
  private:
@@ -109,6 +110,7 @@ class WorkingSet {
   };
   Status ReadMissing(int layer, std::vector<std::int32_t> blocks);
   std::vector<std::int32_t> BlocksOf(int layer) const;
+  Status UnfoldAll(int layer, const ChosenGists& chosen, const Tensor& chunks);
   Status StageNext(int layer, std::uint64_t unfolded);
   Status ReadBlocks(std::span<const WantedBlock> wanted);
   std::uint64_t RawBlockBytes() const;
@@ -129,6 +131,7 @@ class WorkingSet {
   std::vector<LayerKv> layers_;
   std::int64_t num_tokens_ = 0;
   std::int32_t end_position_ = 0;
+  double unfold_ms_ = 0;
   std::uint64_t kv_bytes_read_ = 0, pages_hit_ = 0, pages_missed_ = 0, unfolded_bytes_ = 0;
   KvLoader loader_;
   ScratchBuffer positions_;

@@ -153,6 +153,8 @@ class Console(unittest.TestCase):
         browser.type("#layer", "\ue013")
         self.assertEqual(browser.run(bands), layers)
         browser.shoot("console-light")
+        browser.run("document.querySelector('#strips').scrollIntoView()")
+        browser.shoot("console-strips")
         browser.scheme("dark")
         browser.shoot("console-dark")
         browser.size(390, 1600)

@@ -260,7 +260,7 @@ TEST(Targets, AreDecoded) {
 TEST(Metrics, HistogramsAreCumulative) {
   Counters counters;
   Answer answer;
-  answer.timings.ttft_ms = 3, answer.timings.decode_ms = 20;
+  answer.timings.unfold_ms = 2, answer.timings.ttft_ms = 3, answer.timings.decode_ms = 20;
   answer.tokens = {1, 2, 3};
   counters.CountAnswer(answer);
   answer.timings.ttft_ms = 70000;
@@ -272,6 +272,7 @@ TEST(Metrics, HistogramsAreCumulative) {
        {name + "_bucket{le=\"0.0025\"} 0", name + "_bucket{le=\"0.005\"} 1", name + "_bucket{le=\"60\"} 1",
         name + "_bucket{le=\"+Inf\"} 2", name + "_count 2", name + "_sum 70.003",
         std::string("unfold_time_per_output_token_seconds_bucket{le=\"0.01\"} 2"),
+        std::string("unfold_unfolding_seconds_sum 0.004"),
         std::string("unfold_http_replies_total{route=\"POST /v1/query\",status=\"200\"} 1"),
         std::string("unfold_requests_running 2")}) {
     EXPECT_NE(text.find(line + "\n"), std::string::npos) << line;

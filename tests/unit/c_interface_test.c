@@ -277,6 +277,7 @@ static void TestAsk(unfold_engine* engine) {
   CHECK(usage->completion_tokens == unfold_answer_num_tokens(answer) && usage->prompt_tokens > usage->cached_tokens);
   CHECK(usage->context_chunks > 0 && usage->kv_bytes_read > 0 && usage->pages_missed > 0);
   const unfold_timings* timings = unfold_answer_timings(answer);
+  CHECK(timings->unfold_ms > 0 && timings->unfold_ms <= timings->total_ms);
   CHECK(timings->ttft_ms > 0 && timings->total_ms >= timings->ttft_ms);
   CHECK(unfold_answer_unfolded_share(answer) > 0 && unfold_answer_unfolded_share(answer) <= 1);
   unfold_answer_free(answer);
