@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load on `unfold serve`: streams side by side for some time, then idle connections. Prints one JSON object.
 
-usage: serve_load.py UNFOLD MODEL_DIR STORE COLLECTION QUESTIONS.jsonl [--streams 64] [--seconds 600] [--idle 5000]
+usage: serve_load.py UNFOLD MODEL_DIR STORE COLLECTION QUESTIONS.jsonl [--streams 64] [--seconds 600]
+       [--warm 150] [--idle 5000]
 """
 import argparse
 import asyncio
@@ -77,7 +78,7 @@ async def run(args, process, port):
     questions = [json.loads(line)["question"] for line in open(args.questions, encoding="utf-8")]
     load = Load(port, args.collection, questions)
     warm = Load(port, args.collection, questions)
-    await asyncio.gather(*(warm.stream(i, time.monotonic() + min(30, args.seconds / 4)) for i in range(args.streams)))
+    await asyncio.gather(*(warm.stream(i, time.monotonic() + args.warm) for i in range(args.streams)))
     before = resident_bytes(process.pid)
     begun = time.monotonic()
     await asyncio.gather(*(load.stream(i, begun + args.seconds) for i in range(args.streams)))
@@ -103,6 +104,7 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--warm", type=float, default=150, help="seconds before: caches fill")
     parser.add_argument("--idle", type=int, default=5000)
     args = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
