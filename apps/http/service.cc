@@ -78,7 +78,7 @@ const std::vector<Service::Route>& Service::Routes() {
       {"GET", "/v1/collections/{}/documents/{}", &Service::GetDocument, kBlocks},
       {"DELETE", "/v1/collections/{}/documents/{}", &Service::RemoveDocument, kBlocks},
       {"GET", "/v1/collections/{}/documents/{}/text", &Service::GetText, kBlocks},
-      {"GET", "/v1/jobs/{}", &Service::GetJob},
+      {"GET", "/v1/jobs/{}", &Service::GetJob, kBlocks},
       {"DELETE", "/v1/jobs/{}", &Service::CancelJob, kBlocks},
   };
   return routes;
