@@ -26,7 +26,7 @@ struct ServeFlags {
   StoreFlags store;
   ModelFlags model;
   http::ServerOptions server;
-  std::string keys;  // a file; empty: none
+  std::string keys;  // a file, or JSON; empty: none
   std::string jobs;  // a folder; empty: in the store's
   std::vector<std::string> origins;
   int max_requests = 64;
@@ -95,12 +95,14 @@ class Drainer {
   std::chrono::steady_clock::time_point end_;
 };
 
-Result<http::Access> ReadAccess(const std::string& path) {
-  if (path.empty()) return http::Access();
-  UNFOLD_TRY_ASSIGN(const std::string text, ReadTextFile(path));
+// Of a file, or of the JSON itself, as UNFOLD_KEYS can have it.
+Result<http::Access> ReadAccess(const std::string& keys) {
+  if (keys.empty()) return http::Access();
+  if (keys.starts_with('{')) return http::Access::Parse(keys);
+  UNFOLD_TRY_ASSIGN(const std::string text, ReadTextFile(keys));
   auto access = http::Access::Parse(text);
   return access.ok() ? std::move(access)
-                     : Result<http::Access>(Status::InvalidArgument(path + ": " + access.status().message()));
+                     : Result<http::Access>(Status::InvalidArgument(keys + ": " + access.status().message()));
 }
 
 int Run(const ServeFlags& flags) {
@@ -165,7 +167,8 @@ CommandRun AddServe(CLI::App& command) {
   };
   add("--listen", flags->server.listen, "address and port; port 0: any free one")->type_name("ADDRESS:PORT");
   command
-      .add_option("--keys", flags->keys, "API keys, as SHA-256, and what each may do; without: everyone, everything")
+      .add_option("--keys", flags->keys,
+                  "API keys, as SHA-256, and what each may do: a file or its JSON; without: everyone, everything")
       ->type_name("FILE.json");
   command
       .add_option("--jobs", flags->jobs,

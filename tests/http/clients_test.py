@@ -210,6 +210,7 @@ class Keys(unittest.TestCase):
                 status, text = server.curl(f"/v1/collections/of-{name}/documents", {"documents": some_documents(TEXTS)}, *bearer)
                 self.assertEqual((status, server.finish(text, *bearer)["state"]), (202, "done"))
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+            self.addCleanup(connection.close)
             header = {"Authorization": "Bearer key of a"}
 
             def request(method, path, body, collection):
@@ -264,6 +265,11 @@ class Keys(unittest.TestCase):
             server = Server(UNFOLD, MODEL, folder, "--keys", keys)
             client = openai.OpenAI(base_url=server.url + "/v1", api_key="secret", max_retries=0)
             self.assertEqual([m.id for m in client.models.list().data], ["unfold:c"])
+            self.assertEqual(server.stop(), 0)
+            with unittest.mock.patch.dict(os.environ, UNFOLD_KEYS=pathlib.Path(keys).read_text()):
+                server = Server(UNFOLD, MODEL, folder)
+            self.assertEqual(server.curl("/v1/models")[0], 401)
+            self.assertEqual(server.curl("/v1/models", None, *bearer)[0], 200)
             with self.assertRaises(openai.AuthenticationError):
                 openai.OpenAI(base_url=server.url + "/v1", api_key="guess", max_retries=0).models.list()
             self.assertEqual(server.stop(), 0)
