@@ -85,8 +85,8 @@ TextFormat FormatOf(std::string_view name, std::string_view type) {
 const char* ReadPart(std::string_view part, std::vector<DocumentInput>& documents) {
   const std::size_t end = part.find("\r\n\r\n");
   if (end == part.npos || end > kMostPartHeader) return "has a part without a header of at most 8 KiB";
-  bhttp::response_parser<bhttp::empty_body> parser;  // a part's header is that of a message but for the first line
-  const std::string head = "HTTP/1.1 200 OK\r\n" + std::string(part.substr(0, end + 4));
+  bhttp::request_parser<bhttp::empty_body> parser;  // a part's header is that of a message but for the first line
+  const std::string head = "POST / HTTP/1.1\r\n" + std::string(part.substr(0, end + 4));
   beast::error_code error;
   parser.skip(true);
   parser.eager(false);
