@@ -2,7 +2,6 @@
 #include "rag/working_set.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <utility>
 
@@ -363,14 +362,6 @@ Result<UnfoldChunksArgs> WorkingSet::Unfolding(int layer, const ChosenGists& cho
   UnfoldChunksArgs args{PlacesView(), layer, chosen, model_.rope(), {}, chunks, cache_.FoundAt(*found_place_)};
   UNFOLD_TRY_ASSIGN(args.pool, cache_.Pool());
   return args;
-}
-
-Status WorkingSet::Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point begin = Clock::now();
-  const Status status = UnfoldAll(layer, chosen, chunks);
-  unfold_ms_ += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-  return status;
 }
 
 Status WorkingSet::UnfoldAll(int layer, const ChosenGists& chosen, const Tensor& chunks) {

@@ -5,6 +5,7 @@
 #define UNFOLD_RAG_WORKING_SET_H_
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -63,7 +64,12 @@ class WorkingSet {
   // What unfolds the chosen chunks at `layer`. What it leaves out shows in EndPass.
   Result<UnfoldChunksArgs> Unfolding(int layer, const ChosenGists& chosen, const Tensor& chunks);
   // Unfolds them, reads what is not in memory and leaves nothing out.
-  Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks);
+  Status Unfold(int layer, const ChosenGists& chosen, const Tensor& chunks) {
+    const auto begin = std::chrono::steady_clock::now();
+    const Status status = UnfoldAll(layer, chosen, chunks);
+    unfold_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    return status;
+  }
   // After all layers of a pass that did not wait: takes its counts, of UnfoldCache::Found. Whether no chosen chunk was
   // left out.
   bool EndPass(std::span<const PagesFound> found);
