@@ -54,11 +54,15 @@ bool HasText(const Json& json, const char* field) {
   return json.is_object() && json.contains(field) && json[field].is_string();
 }
 
+bool HasInteger(const Json& json, const char* field) {
+  return json.is_object() && json.contains(field) && json[field].is_number_integer();
+}
+
 // What Finish wrote of the job, or null.
 Json ParseReport(const std::string& id, const std::string& text) {
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   const bool whole = HasText(json, "id") && json["id"] == id && HasText(json, "collection") && HasText(json, "state") &&
-                     json.contains("created") && json["created"].is_number_integer();
+                     HasInteger(json, "created");
   return whole ? json : Json();
 }
 
@@ -92,7 +96,9 @@ Status JobFiles::WriteDurably(const fs::path& path, const std::string& bytes) co
     fs::rename(partial, path, error);
     status = error ? Failure(path, error.value()) : SyncFolder(folder_);
   }
-  if (!status.ok()) fs::remove(partial, error);
+  if (status.ok()) return status;
+  fs::remove(partial, error);
+  fs::remove(path, error);
   return status;
 }
 
@@ -114,16 +120,11 @@ Result<SavedJob> JobFiles::Load(const std::string& id) const {
   UNFOLD_TRY_ASSIGN(const std::string bytes, cli::ReadTextFile(path.string()));
   const Status damaged = Status::Corruption(path.string() + ": not a job's documents");
   const Json json = Json::from_cbor(bytes, /*strict=*/true, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("collection") || !json["collection"].is_string() ||
-      !json.contains("created") || !json["created"].is_number_integer() || !json.contains("documents")) {
-    return damaged;
-  }
+  if (!HasText(json, "collection") || !HasInteger(json, "created") || !json.contains("documents")) return damaged;
   SavedJob job{.id = id, .collection = json["collection"], .created = json["created"], .documents = {}};
   for (const Json& entry : json["documents"]) {
-    const bool whole = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
-                       entry.contains("text") && entry["text"].is_binary() && entry.contains("format") &&
-                       entry["format"].is_number_integer();
-    if (!whole) return damaged;
+    const bool whole = HasText(entry, "name") && HasInteger(entry, "format") && entry.contains("text");
+    if (!whole || !entry["text"].is_binary()) return damaged;
     const auto& text = entry["text"].get_binary();
     const int format = entry["format"];
     if (format < 0 || format > static_cast<int>(TextFormat::kHtml)) return damaged;

@@ -27,7 +27,6 @@ Status Scheduler::Submit(std::unique_ptr<Work> work) {
       return Status::ResourceExhausted(std::to_string(max_queued_) + " requests wait already; try again later");
     } else {
       queue_.push_back(std::move(work));
-      ++num_questions_;
     }
   }
   changed_.notify_all();
@@ -49,10 +48,7 @@ void Scheduler::AbortCancelled() {
       it = queue_.erase(it);
     }
   }
-  for (auto& [work, status] : cancelled) {
-    work->Abort(status);
-    --num_questions_;
-  }
+  for (auto& [work, status] : cancelled) work->Abort(status);
 }
 
 bool Scheduler::RunStep(Work& work) {
@@ -67,7 +63,8 @@ void Scheduler::RunBulk() {
   std::unique_ptr<Work> work;
   {
     const std::lock_guard lock(mutex_);
-    if (bulk_.empty() || (owed_ > Clock::duration::zero() && num_questions_ > 0)) return;
+    const bool beside_questions = !queue_.empty() || !running_.empty();
+    if (bulk_.empty() || (owed_ > Clock::duration::zero() && beside_questions)) return;
     work = std::move(bulk_.front());
     bulk_.pop_front();
   }
@@ -82,12 +79,7 @@ void Scheduler::RunBulk() {
 void Scheduler::RunRound() {
   const Clock::time_point begin = Clock::now();
   for (auto it = running_.begin(); it != running_.end();) {
-    if (RunStep(**it)) {
-      ++it;
-    } else {
-      it = running_.erase(it);
-      --num_questions_;
-    }
+    it = RunStep(**it) ? it + 1 : running_.erase(it);
     AbortCancelled();
   }
   end_round_();

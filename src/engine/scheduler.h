@@ -10,7 +10,6 @@
 #ifndef UNFOLD_ENGINE_SCHEDULER_H_
 #define UNFOLD_ENGINE_SCHEDULER_H_
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -50,7 +49,10 @@ class Scheduler {
   Status Submit(std::unique_ptr<Work> work);
 
   // Whether work that is not bulk waits or runs. Any thread.
-  bool HasQuestions() const { return num_questions_ > 0; }
+  bool HasQuestions() const {
+    const std::lock_guard lock(mutex_);
+    return !queue_.empty() || num_running_ > 0;
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -64,13 +66,12 @@ class Scheduler {
 
   const std::size_t max_queued_;
   const std::function<void()> end_round_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Work>> queue_;     // guarded by mutex_
   std::deque<std::unique_ptr<Work>> bulk_;      // guarded by mutex_
   bool closing_ = false;                        // guarded by mutex_
   std::size_t num_running_ = 0;                 // guarded by mutex_
-  std::atomic<int> num_questions_ = 0;          // queued or running, not bulk
   Clock::duration owed_{};                      // to the others, by bulk work; engine thread only
   std::vector<std::unique_ptr<Work>> running_;  // engine thread only
   std::thread thread_;
